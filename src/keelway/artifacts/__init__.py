@@ -1,0 +1,1 @@
+"""Model files, safely: manifests, content-addressed blobs, archives, and the checks before anything is parsed."""

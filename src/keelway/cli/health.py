@@ -1,0 +1,38 @@
+"""``keelway health``: is a server ready? For people, container health checks and scripts: the exit code is the answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from keelway.cli.options import ConfigOption, JsonOption
+from keelway.cli.output import print_json
+
+HELP = """Ask a server whether it is ready. Exit code 0: yes, 1: no.
+
+\b
+Examples:
+  keelway health
+  keelway health http://127.0.0.1:8080
+  keelway health --live        only: is the process there?
+"""
+
+
+def health(
+    url: Annotated[str | None, typer.Argument(help="Address of the server; default: the configured one.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Ask only whether the process is alive.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.01, help="Seconds to wait for the answer.")] = 5.0,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    from keelway.cli.remote import Server
+    from keelway.config import load_settings
+
+    base = url or f"http://{load_settings(config).http.address}"
+    healthy = Server(base, timeout).healthy("live" if live else "ready")
+    if json:
+        print_json({"url": base, "live" if live else "ready": healthy})
+    else:
+        typer.echo(f"{base} is {'' if healthy else 'not '}{'alive' if live else 'ready'}")
+    raise typer.Exit(0 if healthy else 1)

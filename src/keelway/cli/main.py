@@ -1,0 +1,64 @@
+"""The command line. One file per command group; each imports what it needs when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from keelway import __version__
+from keelway.cli import health, models, predict, push, serve
+from keelway.cli.output import print_error
+from keelway.errors import KeelwayError
+
+app = typer.Typer(
+    name="keelway",
+    help="From a trained model file to production: version it, check it, serve it.",
+    epilog="Start here:  keelway serve model.onnx   ·   keelway push NAME model.joblib --sample data.parquet "
+    "--target COLUMN --trust-pickle",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("push", help=push.HELP)(push.push)
+app.command("serve", help=serve.HELP)(serve.serve)
+app.command("predict", help=predict.HELP)(predict.predict)
+app.command("models", help=models.MODELS_HELP)(models.models)
+app.command("show", help=models.SHOW_HELP)(models.show)
+app.command("promote", help=models.PROMOTE_HELP)(models.promote)
+app.command("health", help=health.HELP)(health.health)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"keelway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of all commands."""
+
+
+def main() -> None:
+    """The entry point. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except KeelwayError as error:
+        print_error(error, as_json="--json" in sys.argv[1:])
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("keelway: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone (``keelway models | head``); nothing is wrong, and nobody is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

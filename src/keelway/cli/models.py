@@ -1,0 +1,171 @@
+"""``keelway models``, ``show`` and ``promote``: what is registered, and which version is the champion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keelway.cli.options import (
+    ArtifactsOption,
+    ConfigOption,
+    JsonOption,
+    StoreOption,
+    WhyOption,
+    open_blobs,
+    open_registry,
+    registry_settings,
+    whoami,
+)
+from keelway.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from keelway.artifacts.manifest import Manifest
+    from keelway.registry.models import HistoryEntry, ModelVersion
+
+MODELS_HELP = """List the registered models with their champions and numbers of versions.
+
+\b
+Examples:
+  keelway models
+  keelway models --json
+"""
+
+SHOW_HELP = """Show one version: its features, its files, how it was proved, and the history of its model.
+
+\b
+Examples:
+  keelway show lead_scoring
+  keelway show lead_scoring@1.2.0 --json
+"""
+
+PROMOTE_HELP = """Point an alias to a version; running servers follow within a second or two.
+
+\b
+Examples:
+  keelway promote lead_scoring@1.3.0
+  keelway promote lead_scoring@1.3.0 --alias challenger --why "try it in the shadow"
+"""
+
+
+def models(store: StoreOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+    registry = open_registry(registry_settings(config, store, None))
+    listed = []
+    for model in registry.models():
+        versions = registry.versions(model.name)
+        aliases = {alias.alias: alias.version for alias in registry.aliases(model.name)}
+        listed.append({"name": model.name, "versions": [v.version for v in versions], "aliases": aliases})
+    if json:
+        print_json({"models": listed})
+    elif not listed:
+        typer.echo("no models yet; push one: keelway push NAME FILE --sample data.parquet --target COLUMN")
+    else:
+        rows = [(m["name"], m["aliases"].get("champion"), len(m["versions"]), _others(m["aliases"])) for m in listed]
+        print_table("", ("model", "champion", "versions", "other aliases"), rows)
+
+
+def show(
+    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="What to show.")],
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    from keelway.artifacts.materialise import read_manifest
+    from keelway.contract.names import parse_reference
+
+    settings = registry_settings(config, store, artifacts)
+    registry = open_registry(settings)
+    wanted = parse_reference(reference)
+    version = registry.resolve(wanted.name, wanted.version or wanted.alias)
+    manifest = read_manifest(open_blobs(settings), version.model_digest)
+    history = registry.history(version.model, limit=10)
+    aliases = [alias.alias for alias in registry.aliases(version.model) if alias.version == version.version]
+    document = show_document(version, manifest, aliases, history)
+    if json:
+        print_json(document)
+    else:
+        _print_version(document)
+
+
+def promote(
+    reference: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="The version to promote.")],
+    alias: Annotated[str, typer.Option("--alias", help="The alias to move.")] = "champion",
+    why: WhyOption = "promoted from the command line",
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    from keelway.contract.names import parse_reference
+    from keelway.errors import InvalidInput
+
+    wanted = parse_reference(reference)
+    if wanted.version is None:
+        raise InvalidInput("say which version", hint=f"keelway promote {wanted.name}@1.2.0; see keelway show {wanted.name}")
+    registry = open_registry(registry_settings(config, store, None))
+    before = {known.alias: known.version for known in registry.aliases(wanted.name)}.get(alias)
+    moved = registry.set_alias(wanted.name, alias, wanted.version, who=whoami(), why=why, expected_from=before)
+    if json:
+        print_json({"model": moved.model, "alias": moved.alias, "version": moved.version, "from": before})
+    else:
+        typer.echo(f"{moved.alias} of {moved.model} is now {moved.version} (was {before or 'nothing'})")
+
+
+def show_document(
+    version: ModelVersion, manifest: Manifest, aliases: list[str], history: tuple[HistoryEntry, ...]
+) -> dict[str, Any]:
+    """Everything ``show`` knows, as JSON values."""
+    import msgspec
+
+    from keelway.clock import rfc3339
+
+    return {
+        "model": version.model,
+        "version": version.version,
+        "aliases": aliases,
+        "model_digest": version.model_digest,
+        "state": version.state,
+        "created_at": rfc3339(version.created_at),
+        "created_by": version.created_by,
+        "runtime": manifest.runtime,
+        "signature": msgspec.to_builtins(manifest.signature),
+        "files": msgspec.to_builtins(manifest.files),
+        "report": version.report,
+        "metadata": version.metadata,
+        "history": [
+            {"at": rfc3339(entry.at), "who": entry.who, "action": entry.action, "change": _change(entry), "why": entry.why}
+            for entry in history
+        ],
+    }
+
+
+def _print_version(document: dict[str, Any]) -> None:
+    from keelway.publish.release import report_lines
+
+    aliases = f"  ({', '.join(document['aliases'])})" if document["aliases"] else ""
+    typer.echo(f"{document['model']} {document['version']}{aliases}")
+    typer.echo(f"  {document['model_digest']}")
+    typer.echo(f"  pushed {document['created_at']} by {document['created_by']}; runs as {document['runtime']}")
+    for line in report_lines(document["report"]):
+        typer.echo(f"  {line}")
+    signature = document["signature"]
+    features = [
+        (feature["name"], feature["datatype"], "may be missing" if feature.get("nullable") else "")
+        for feature in signature["features"]
+    ]
+    print_table("features", ("feature", "datatype", ""), features)
+    tensors = [("input", t["name"], t["datatype"], t["shape"]) for t in signature["inputs"]]
+    tensors += [("output", t["name"], t["datatype"], t["shape"]) for t in signature["outputs"]]
+    print_table("tensors", ("", "tensor", "datatype", "shape"), tensors)
+    print_table("files", ("file", "bytes", "sha256"), [(f["path"], f["size"], f["sha256"][:12]) for f in document["files"]])
+    print_table("history", ("at", "who", "change", "why"), [(h["at"], h["who"], h["change"], h["why"]) for h in document["history"]])
+
+
+def _change(entry: HistoryEntry) -> str:
+    if entry.action == "alias":
+        return f"{entry.alias}: {entry.from_version or 'none'} → {entry.to_version or 'none'}"
+    return f"{entry.action} {entry.version}"
+
+
+def _others(aliases: dict[str, str]) -> str:
+    return ", ".join(f"{alias}={version}" for alias, version in aliases.items() if alias != "champion")

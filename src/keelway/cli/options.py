@@ -1,0 +1,60 @@
+"""Options that several commands share, and the settings that result from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from keelway.artifacts.blobs import BlobStore
+    from keelway.config import Settings
+    from keelway.registry.store import Registry
+
+StoreOption = Annotated[
+    str | None, typer.Option("--store", metavar="URL", help="Registry database; default: SQLite inside .keelway/.")
+]
+ArtifactsOption = Annotated[
+    str | None, typer.Option("--artifacts", metavar="URL", help="Where model files are kept; default: .keelway/artifacts.")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings file (keelway.toml).", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the history.")]
+
+
+def registry_settings(config: Path | None, store: str | None, artifacts: str | None) -> Settings:
+    """The settings of a command that reads or changes the registry."""
+    from keelway.config import load_settings
+
+    return load_settings(config, overrides={"registry": {"store": store, "artifacts": artifacts}})
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry; its folder is made when it is inside a folder that does not exist yet."""
+    from keelway.clock import SystemClock
+    from keelway.registry.store import Registry
+
+    url = settings.registry.store_url
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return Registry.open(url, clock=SystemClock())
+
+
+def open_blobs(settings: Settings) -> BlobStore:
+    from keelway.artifacts.blobs import BlobStore
+
+    return BlobStore.open(settings.registry.artifacts_url)
+
+
+def whoami() -> str:
+    """Who is at the keyboard, for the history: the account's name, or its number where it has none."""
+    import getpass
+    import os
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

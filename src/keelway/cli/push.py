@@ -1,0 +1,98 @@
+"""``keelway push``: a trained file becomes a proved, verified, versioned model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keelway.cli.options import (
+    ArtifactsOption,
+    ConfigOption,
+    JsonOption,
+    StoreOption,
+    WhyOption,
+    open_blobs,
+    open_registry,
+    registry_settings,
+    whoami,
+)
+from keelway.cli.output import print_json, progress
+
+HELP = """Convert a trained model, prove the conversion, and register it as a version.
+
+Takes ONNX files, scikit-learn models (pickle, joblib, skops), Python classes (.py) and pipelines of registered models
+(.toml). A pickle or a Python class runs code when it is opened: say --trust-pickle if you trust its author. That is
+consent, not a sandbox.
+
+\b
+Examples:
+  keelway push lead_scoring model.joblib --sample leads.parquet --target Purchase --trust-pickle
+  keelway push digits model.onnx
+  keelway push churn model.skops --sample churn.csv --target left --version 2.0.0
+"""
+
+
+def push(
+    name: Annotated[str, typer.Argument(help="Name of the model: a-z, 0-9, - and _.")],
+    file: Annotated[Path, typer.Argument(help="The trained file.")],
+    sample: Annotated[
+        Path | None, typer.Option("--sample", metavar="FILE", help="Rows like those it will see: Parquet, CSV, Arrow, JSON.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="COLUMN", help="Column of the sample that is predicted.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="X.Y.Z", help="Version; default: the next minor one.")
+    ] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Consent to running the code inside this file, in a child process.")
+    ] = False,
+    trust_type: Annotated[
+        list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0.0, help="Largest accepted difference; recorded with the version.")
+    ] = 1e-5,
+    why: WhyOption = "pushed from the command line",
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    from keelway.publish.release import Source, release
+
+    settings = registry_settings(config, store, artifacts)
+    pushed = release(
+        open_registry(settings),
+        open_blobs(settings),
+        name,
+        version,
+        Source(file, sample, target, trust_pickle, tolerance, frozenset(trust_type or ())),
+        who=whoami(),
+        why=why,
+        progress=progress,
+    )
+    report = pushed.report
+    if json:
+        print_json(
+            {
+                "model": pushed.model,
+                "version": pushed.version,
+                "model_digest": pushed.model_digest,
+                "report": report,
+            }
+        )
+        return
+    typer.echo(f"{pushed.model} {pushed.version}  {pushed.model_digest}")
+    for line in describe(report):
+        typer.echo(f"  {line}")
+    typer.echo(f"  serve it: keelway serve {pushed.model}")
+
+
+def describe(report: dict[str, Any]) -> list[str]:
+    """The report of a conversion in a few lines, for people."""
+    from keelway.publish.release import report_lines
+
+    return report_lines(report)

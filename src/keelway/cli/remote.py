@@ -1,0 +1,60 @@
+"""The little of a server that the command line calls, with the standard library: it starts faster than any client."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from keelway.errors import InvalidInput, KeelwayError, Unavailable
+
+Rows = list[Any]
+
+
+class Server:
+    """A server at ``base`` (``http://host:port``). ``timeout`` in seconds holds for each call."""
+
+    def __init__(self, base: str, timeout: float) -> None:
+        if not base.startswith(("http://", "https://")):
+            raise InvalidInput("an address starts with http:// or https://", hint="such as http://127.0.0.1:8080")
+        self._base = base.rstrip("/")
+        self._timeout = timeout
+
+    def healthy(self, kind: str) -> bool:
+        """Whether ``/health/<kind>`` says yes. A server that is not there is not healthy."""
+        try:
+            with urlopen(f"{self._base}/health/{kind}", timeout=self._timeout) as answer:  # noqa: S310 - checked above
+                return bool(answer.status == 200)
+        except (OSError, ValueError):
+            return False
+
+    def get(self, path: str) -> Any:
+        return self._call(Request(self._base + path))  # noqa: S310 - checked above
+
+    def post(self, path: str, document: Any) -> Any:
+        """POST ``document`` as JSON. ``Unavailable`` if there is no server, ``KeelwayError`` with its words if it
+        refuses."""
+        body = json.dumps(document).encode()
+        return self._call(Request(self._base + path, body, {"Content-Type": "application/json"}))  # noqa: S310
+
+    def _call(self, request: Request) -> Any:
+        try:
+            with urlopen(request, timeout=self._timeout) as answer:  # noqa: S310 - checked above
+                return json.load(answer)
+        except HTTPError as error:
+            raise KeelwayError(f"the server refused ({error.code}): {_detail(error)}") from None
+        except (URLError, OSError) as error:
+            raise Unavailable(
+                f"no server answers at {self._base}", hint="start one with keelway serve, or check the address"
+            ) from error
+        except ValueError:
+            raise Unavailable(f"{self._base} does not answer in JSON", hint="is it a keelway server?") from None
+
+
+def _detail(error: HTTPError) -> str:
+    try:
+        document = json.load(error)
+        return str(document.get("detail") or document.get("error") or error.reason)
+    except (ValueError, AttributeError):
+        return str(error.reason)

@@ -1,0 +1,97 @@
+"""``keelway serve``: models of the registry, or one ONNX file without any registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keelway.cli.options import ArtifactsOption, ConfigOption, StoreOption, open_blobs, open_registry
+
+if TYPE_CHECKING:
+    from keelway.config import Settings
+    from keelway.hosting.sources import ModelSource
+
+HELP = """Serve models over REST until SIGTERM or Ctrl-C.
+
+NAME follows the champion of a registered model; NAME@VERSION stays; NAME@ALIAS follows an alias. A path serves one
+ONNX file as it is, without a registry. Prints the address once everything is loaded.
+
+\b
+Examples:
+  keelway serve model.onnx
+  keelway serve lead_scoring --http 127.0.0.1:8080
+  keelway serve lead_scoring@1.2.0 churn@challenger --config keelway.toml
+"""
+
+
+def serve(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME[@VERSION|@ALIAS] ...] [FILE]", show_default=False)
+    ] = None,
+    http: Annotated[
+        str | None, typer.Option("--http", metavar="HOST:PORT", help="Listen here; default 127.0.0.1:8080, port 0: free.")
+    ] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Allow listening beyond loopback without credentials.")
+    ] = None,
+    allow_python: Annotated[
+        list[str] | None,
+        typer.Option("--allow-python", metavar="DIGEST", help="Model digest whose Python code may run here."),
+    ] = None,
+    allow_model_control: Annotated[
+        bool | None, typer.Option("--allow-model-control", help="Allow load and unload over the network.")
+    ] = None,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+    config: ConfigOption = None,
+) -> None:
+    from keelway.app import App
+    from keelway.config import load_settings
+    from keelway.observe.logs import configure
+
+    settings = load_settings(
+        config,
+        overrides={
+            "registry": {"store": store, "artifacts": artifacts},
+            "http": {"address": http, "insecure": insecure},
+            "runtime": {"allowed_python": tuple(allow_python) if allow_python else None},
+            "serving": {"models": tuple(models) if models else None, "allow_model_control": allow_model_control},
+        },
+    )
+    configure(settings.logs.level, settings.logs.format)
+    source = model_source(settings)
+    names = ", ".join(settings.serving.models)
+
+    def announce(url: str) -> None:
+        typer.echo(f"keelway serves {names} at {url} (documentation: {url}/docs)")
+
+    App(settings, source).run(announce)
+
+
+def model_source(settings: Settings) -> ModelSource:
+    """The source of what ``settings.serving.models`` names. ``InvalidInput`` if that is nothing, or a file among names."""
+    from keelway.errors import InvalidInput
+
+    names = settings.serving.models
+    if not names:
+        raise InvalidInput("nothing to serve", hint="keelway serve NAME, keelway serve model.onnx; see keelway models")
+    files = [name for name in names if is_file(name)]
+    if files:
+        if len(names) > 1:
+            raise InvalidInput("a file is served alone", hint=f"push it to serve it beside others: keelway push NAME {files[0]}")
+        from keelway.hosting.files import FileSource
+
+        return FileSource(Path(files[0]))
+    from keelway.contract.names import parse_reference
+    from keelway.hosting.registered import RegistrySource
+
+    references = [parse_reference(name) for name in names]
+    return RegistrySource(open_registry(settings), open_blobs(settings), references)
+
+
+def is_file(name: str) -> bool:
+    """Whether a word of the command line is meant as a path: it has a suffix or a slash, or is a file in sight."""
+    path = Path(name)
+    return "/" in name or path.is_file() or ("@" not in name and bool(path.suffix))

@@ -1,0 +1,71 @@
+"""The binary tensor extension of the Open Inference Protocol: tensors as raw little-endian bytes behind a JSON header.
+
+Elements of BYTES are each preceded by their length, four bytes little-endian. Used by the JSON codec, which owns the
+header; the arrays are views into the body, so nothing is copied.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keelway.contract.values import numpy_dtype
+from keelway.errors import InvalidInput, MalformedRequest
+from keelway.types import Array
+
+_LENGTH = struct.Struct("<I")
+
+
+def decode_tensor(raw: memoryview, datatype: str, shape: tuple[int, ...], name: str) -> Array:
+    """The array in ``raw``. ``InvalidInput`` naming ``name`` if the size does not fit ``datatype`` and ``shape``."""
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        elements = _decode_bytes(raw, count, name)
+        array = np.empty(count, dtype=object)
+        array[:] = elements
+        return array.reshape(shape)
+    dtype = numpy_dtype(datatype, name)
+    if len(raw) != count * dtype.itemsize:
+        raise InvalidInput(
+            f"input {name!r}: {len(raw)} bytes do not make a {datatype} tensor of shape {list(shape)}", field=name
+        )
+    if datatype == "BOOL" and not set(bytes(raw)) <= {0, 1}:
+        raise InvalidInput(f"input {name!r}: a BOOL is one byte, 0 or 1", field=name)
+    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+
+
+def encode_tensor(array: Array) -> bytes:
+    """The bytes of ``array`` in row-major, little-endian order."""
+    if array.dtype.kind in "OUS":
+        return b"".join(_LENGTH.pack(len(element)) + element for element in map(_as_bytes, array.ravel().tolist()))
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+
+
+def split_body(body: bytes, header_length: int) -> tuple[bytes, memoryview]:
+    """The JSON header and what follows it. ``MalformedRequest`` if the caller's header length lies."""
+    if not 0 <= header_length <= len(body):
+        raise MalformedRequest("Inference-Header-Content-Length is larger than the body")
+    return body[:header_length], memoryview(body)[header_length:]
+
+
+def _decode_bytes(raw: memoryview, count: int, name: str) -> Sequence[bytes]:
+    elements: list[bytes] = []
+    at, end = 0, len(raw)
+    while at + 4 <= end and len(elements) < count:
+        (length,) = _LENGTH.unpack_from(raw, at)
+        at += 4
+        if length > end - at:
+            break
+        elements.append(bytes(raw[at : at + length]))
+        at += length
+    if at != end or len(elements) != count:
+        raise InvalidInput(f"input {name!r}: the bytes do not make {count} BYTES elements", field=name)
+    return elements
+
+
+def _as_bytes(element: Any) -> bytes:
+    return element if isinstance(element, bytes) else str(element).encode()

@@ -1,0 +1,246 @@
+"""The Open Inference Protocol V2 as JSON, with the binary tensor extension.
+
+Non-finite numbers in a JSON answer are ``null`` (JSON has no word for them); ask for binary output to get them exactly.
+BYTES are UTF-8 text in JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+
+from keelway.codecs.binary import decode_tensor, encode_tensor, split_body
+from keelway.codecs.limits import DEFAULT_MAX_NESTING, check_nesting
+from keelway.contract.values import flatten, float_array, numpy_dtype, to_array
+from keelway.errors import InvalidInput, MalformedRequest, Unsupported
+from keelway.ports import Encoded
+from keelway.types import Array, InferenceRequest, InferenceResponse, RequestedOutput, Tensor, TensorRequest, WireTensor
+
+JSON = b"application/json"
+OCTETS = b"application/octet-stream"
+
+# Names stand in error messages, so a caller must not be able to make them long.
+_Name = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class _Parameters(msgspec.Struct, frozen=True):
+    binary_data_size: int | None = None
+    binary_data: bool | None = None
+    binary_data_output: bool | None = None
+    classification: int | None = None
+    shared_memory_region: str | None = None
+
+
+class _FloatInput(msgspec.Struct, frozen=True):
+    name: _Name
+    shape: tuple[int, ...]
+    datatype: str
+    data: list[float]
+
+
+class _Output(msgspec.Struct, frozen=True):
+    name: _Name
+    parameters: _Parameters | None = None
+
+
+class _FloatRequest(msgspec.Struct, frozen=True):
+    """The usual request: flat float data. Decoded straight to floats, an order faster than through ``Any``."""
+
+    inputs: list[_FloatInput]
+    id: str = ""
+    outputs: tuple[_Output, ...] = ()
+    parameters: _Parameters | None = None
+
+
+class _AnyInput(msgspec.Struct, frozen=True):
+    name: _Name
+    shape: tuple[int, ...]
+    datatype: str
+    data: list[Any] | None = None
+    parameters: _Parameters | None = None
+
+
+class _AnyRequest(msgspec.Struct, frozen=True):
+    inputs: list[_AnyInput]
+    id: str = ""
+    outputs: tuple[_Output, ...] = ()
+    parameters: _Parameters | None = None
+
+
+_decode_floats = msgspec.json.Decoder(_FloatRequest).decode
+_decode_any = msgspec.json.Decoder(_AnyRequest).decode
+_FLOATS = frozenset({"FP32", "FP64", "FP16"})
+
+
+class OpenInferenceCodec:
+    """``max_nesting`` caps the depth of the JSON part."""
+
+    def __init__(self, max_nesting: int = DEFAULT_MAX_NESTING) -> None:
+        self._max_nesting = max_nesting
+
+    def parse(self, body: bytes, header_length: int | None) -> InferenceRequest:
+        if header_length is not None:
+            return self._parse_binary(body, header_length)
+        check_nesting(body, self._max_nesting)
+        try:
+            request = _decode_floats(body)
+        except (msgspec.DecodeError, RecursionError):
+            return self._parse_any(body, memoryview(b""))
+        inputs = []
+        for tensor in request.inputs:
+            if tensor.datatype not in _FLOATS:
+                return self._parse_any(body, memoryview(b""))
+            data = float_array(tensor.data, tensor.datatype, tensor.name)
+            inputs.append(
+                WireTensor(tensor.name, tensor.datatype, tensor.shape, _shaped(data, tensor.shape, tensor.name))
+            )
+        return _request(request, inputs)
+
+    def encode(self, response: InferenceResponse, request: InferenceRequest) -> Encoded:
+        binary = _binary_names(request, response.outputs)
+        tail: list[bytes] = []
+        outputs = []
+        for tensor in response.outputs:
+            head: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.data.shape}
+            if tensor.name in binary:
+                raw = encode_tensor(tensor.data)
+                head["parameters"] = {"binary_data_size": len(raw)}
+                tail.append(raw)
+            else:
+                head["data"] = json_data(tensor.data)
+            outputs.append(head)
+        parameters: dict[str, Any] = {
+            "model_digest": response.model_digest,
+            "policy_revision": response.policy_revision,
+            "request_id": response.request_id,
+        }
+        if response.tags:
+            parameters["tags"] = ",".join(response.tags)
+        document: dict[str, Any] = {
+            "model_name": response.model,
+            "model_version": response.version,
+            "parameters": parameters,
+            "outputs": outputs,
+        }
+        if isinstance(request, TensorRequest) and request.id:
+            document["id"] = request.id
+        encoded = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        if tail:
+            return Encoded(b"".join((encoded, *tail)), OCTETS, len(encoded))
+        return Encoded(encoded, JSON)
+
+    def _parse_binary(self, body: bytes, header_length: int) -> InferenceRequest:
+        if header_length == 0:
+            # Raw binary request: the whole body is the model's only input; binding knows its datatype and shape.
+            return TensorRequest((WireTensor("", "", (), body),), binary_outputs=True)
+        head, tail = split_body(body, header_length)
+        check_nesting(head, self._max_nesting)
+        return self._parse_any(head, tail)
+
+    def _parse_any(self, head: bytes, tail: memoryview) -> InferenceRequest:
+        try:
+            request = _decode_any(head)
+        except msgspec.ValidationError as error:
+            raise MalformedRequest(f"the request does not fit the protocol: {error}") from None
+        except (msgspec.DecodeError, RecursionError):
+            raise MalformedRequest("the body is not valid JSON") from None
+        inputs = []
+        at = 0
+        for tensor in request.inputs:
+            size = tensor.parameters.binary_data_size if tensor.parameters else None
+            if tensor.parameters and tensor.parameters.shared_memory_region:
+                raise Unsupported("shared memory is not supported; send the tensor in the body")
+            if size is None:
+                data = _from_json(tensor)
+            else:
+                if tensor.data is not None:
+                    raise MalformedRequest(f"input {tensor.name!r} has both data and binary_data_size")
+                if not 0 <= size <= len(tail) - at:
+                    raise MalformedRequest(f"input {tensor.name!r}: binary_data_size does not fit the body")
+                check_shape(tensor.shape, tensor.name)
+                data = decode_tensor(tail[at : at + size], tensor.datatype, tensor.shape, tensor.name)
+                at += size
+            inputs.append(WireTensor(tensor.name, tensor.datatype, tensor.shape, data))
+        if at != len(tail):
+            raise MalformedRequest("there are bytes in the body that no input accounts for")
+        return _request(request, inputs)
+
+
+def json_data(array: Array) -> Any:
+    """What ``orjson`` writes for the elements of ``array``, flat, in row-major order."""
+    if array.dtype.kind in "OUS":
+        return [_text(element) for element in array.ravel().tolist()]
+    flat = array.ravel()
+    return flat if flat.dtype.isnative else flat.astype(flat.dtype.newbyteorder("="))
+
+
+def json_rows(array: Array) -> Any:
+    """What ``orjson`` writes for ``array`` as nested lists, one element per row."""
+    if array.dtype.kind in "OUS":
+        return _texts(array.tolist())
+    return array if array.flags.c_contiguous else array.copy()
+
+
+def check_shape(shape: Sequence[int], name: str) -> None:
+    """``InvalidInput`` if a dimension is negative."""
+    if any(size < 0 for size in shape):
+        raise InvalidInput(f"input {name!r}: a dimension of the shape is negative", field=name)
+
+
+def _texts(value: Any) -> Any:
+    return [_texts(item) for item in value] if isinstance(value, list) else _text(value)
+
+
+def _text(element: Any) -> Any:
+    if isinstance(element, bytes):
+        try:
+            return element.decode()
+        except UnicodeDecodeError:
+            raise Unsupported("an output is not UTF-8 text; ask for it as binary data") from None
+    return element
+
+
+def _from_json(tensor: _AnyInput) -> Array:
+    if tensor.data is None:
+        raise MalformedRequest(f"input {tensor.name!r} has neither data nor binary_data_size")
+    numpy_dtype(tensor.datatype, tensor.name)
+    scalars, shape = flatten(tensor.data, tensor.name)
+    if len(shape) > 1 and shape != tensor.shape:
+        raise InvalidInput(f"input {tensor.name!r}: nested data has shape {list(shape)}", field=tensor.name)
+    return _shaped(to_array(scalars, tensor.datatype, tensor.name), tensor.shape, tensor.name)
+
+
+def _shaped(flat: Array, shape: tuple[int, ...], name: str) -> Array:
+    if len(flat) != math.prod(shape) or min(shape, default=0) < 0:
+        check_shape(shape, name)
+        raise InvalidInput(f"input {name!r}: {len(flat)} values do not make the shape it states", field=name)
+    return flat.reshape(shape)
+
+
+def _request(request: _FloatRequest | _AnyRequest, inputs: Sequence[WireTensor]) -> TensorRequest:
+    if not request.outputs and request.parameters is None:
+        return TensorRequest(inputs, (), request.id)
+    binary = bool(request.parameters and request.parameters.binary_data_output)
+    outputs = []
+    for output in request.outputs:
+        parameters = output.parameters or _Parameters()
+        if parameters.classification is not None:
+            raise Unsupported("the classification extension is not supported; ask for the probabilities")
+        if parameters.shared_memory_region:
+            raise Unsupported("shared memory is not supported")
+        outputs.append(
+            RequestedOutput(output.name, binary if parameters.binary_data is None else parameters.binary_data)
+        )
+    return TensorRequest(inputs, outputs, request.id, binary)
+
+
+def _binary_names(request: InferenceRequest, outputs: Sequence[Tensor]) -> frozenset[str]:
+    """Names of the ``outputs`` that the caller wants as raw bytes."""
+    if not isinstance(request, TensorRequest) or not (request.outputs or request.binary_outputs):
+        return frozenset()
+    explicit = {output.name: output.binary for output in request.outputs}
+    return frozenset(tensor.name for tensor in outputs if explicit.get(tensor.name, request.binary_outputs))

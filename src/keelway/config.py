@@ -1,0 +1,224 @@
+"""Settings: one TOML file and the environment, parsed once at the edge into frozen structs.
+
+Every field says what it does in its ``description``, which is also the text of ``docs/reference/settings.md``. The
+environment variable of a field is ``KEELWAY_<SECTION>_<FIELD>`` in capitals (``KEELWAY_HTTP_MAX_BODY_BYTES``), lists
+separated by commas; it outranks the file, and a command-line option outranks both. An unknown key is an error: a
+misspelt limit must not be silently absent.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from keelway.errors import FailedPrecondition, InvalidInput
+
+DEFAULT_HOME = Path(".keelway")
+
+PositiveInt = Annotated[int, Meta(ge=1)]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
+
+
+class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    store: Annotated[
+        str, Meta(description="Database URL of the registry. Empty: SQLite in `.keelway/registry.db`.")
+    ] = ""
+    artifacts: Annotated[
+        str, Meta(description="Where model files are kept: a folder or an fsspec URL. Empty: `.keelway/artifacts`.")
+    ] = ""
+    poll_interval: Annotated[
+        PositiveSeconds, Meta(description="Seconds between two looks at the registry for changed aliases.")
+    ] = 1.0
+
+    @property
+    def store_url(self) -> str:
+        return self.store or f"sqlite:///{DEFAULT_HOME / 'registry.db'}"
+
+    @property
+    def artifacts_url(self) -> str:
+        return self.artifacts or str(DEFAULT_HOME / "artifacts")
+
+
+class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    address: Annotated[
+        str, Meta(description="Host and port to listen on; port 0 takes a free one. IPv6 as `[::1]:8080`.")
+    ] = "127.0.0.1:8080"
+    insecure: Annotated[
+        bool, Meta(description="Allow listening beyond loopback although no credentials are configured.")
+    ] = False
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(description="Host names accepted in the Host header, besides loopback names and the listening address."),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Origins (`https://app.example.com`) whose pages may call the server, besides its own."),
+    ] = ()
+    max_body_bytes: Annotated[PositiveInt, Meta(description="Largest request body, in bytes; beyond it 413.")] = (
+        16 * 1024 * 1024
+    )
+    max_header_bytes: Annotated[
+        PositiveInt, Meta(description="Largest request head (request line and headers), in bytes; beyond it 431.")
+    ] = 32 * 1024
+    header_timeout: Annotated[
+        PositiveSeconds, Meta(description="Seconds a client may take to send a request head before it is cut off.")
+    ] = 10.0
+    body_timeout: Annotated[
+        PositiveSeconds, Meta(description="Seconds a client may take to send a body; beyond it 408.")
+    ] = 30.0
+    keep_alive_timeout: Annotated[PositiveSeconds, Meta(description="Seconds an idle connection is kept open.")] = 75.0
+    max_connections: Annotated[
+        PositiveInt, Meta(description="Open connections accepted at once; more are closed at once.")
+    ] = 4096
+
+
+class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    max_rows: Annotated[PositiveInt, Meta(description="Rows in one request; beyond it 413.")] = 100_000
+    max_nesting: Annotated[PositiveInt, Meta(description="Depth of nested JSON arrays and objects; beyond it 400.")] = (
+        32
+    )
+    max_in_flight: Annotated[
+        PositiveInt, Meta(description="Requests being answered at once; beyond it 503 with Retry-After.")
+    ] = 1024
+    request_timeout: Annotated[
+        PositiveSeconds,
+        Meta(description="Longest time for one request in seconds; a caller's X-Request-Timeout may only shorten it."),
+    ] = 60.0
+
+
+class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    threads: Annotated[
+        int, Meta(ge=0, description="Compute threads of one model run. 0: the CPUs this process may use.")
+    ] = 1
+    slots: Annotated[
+        PositiveInt, Meta(description="Runs at once of a model that is too slow to run on the event loop.")
+    ] = 2
+    inline_below_ms: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="A model whose one-row run takes less (milliseconds, measured at warm-up) is run "
+            "directly on the event loop: a thread hand-off would cost more.",
+        ),
+    ] = 1.0
+    providers: Annotated[tuple[str, ...], Meta(description="ONNX Runtime execution providers, most wanted first.")] = (
+        "CPUExecutionProvider",
+    )
+    allowed_python: Annotated[
+        tuple[str, ...], Meta(description="Digests of the `python` models whose code this server may run.")
+    ] = ()
+    trusted_types: Annotated[
+        tuple[str, ...], Meta(description="Type names a skops file may contain beyond those skops trusts itself.")
+    ] = ()
+
+
+class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    models: Annotated[
+        tuple[str, ...],
+        Meta(description="What to serve: `name`, `name@version` or `name@alias`. `name` follows its champion."),
+    ] = ()
+    allow_model_control: Annotated[
+        bool, Meta(description="Allow load and unload of models over the network (repository API). Off by default.")
+    ] = False
+    drain_timeout: Annotated[
+        PositiveSeconds, Meta(description="Seconds in-flight work may take to finish after SIGTERM.")
+    ] = 30.0
+    drain_delay: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds between readiness falling and the listener closing, so that a load balancer "
+            "stops sending first.",
+        ),
+    ] = 1.0
+
+
+class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    file: Annotated[
+        str, Meta(description="JSON Lines file that inference records are appended to. Empty: not written.")
+    ] = ""
+    ring_size: Annotated[
+        PositiveInt,
+        Meta(description="Records held in memory between two flushes; beyond it they are dropped and counted."),
+    ] = 65_536
+    flush_interval: Annotated[PositiveSeconds, Meta(description="Seconds between two flushes of the records.")] = 0.5
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    level: Annotated[str, Meta(description="Least severe level logged: debug, info, warning or error.")] = "info"
+    format: Annotated[
+        str,
+        Meta(
+            description="`json`, one object a line, `text`, or `auto`: text on a terminal, else JSON.",
+            pattern="^(auto|json|text)$",
+        ),
+    ] = "auto"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    registry: RegistrySettings = RegistrySettings()
+    http: HttpSettings = HttpSettings()
+    limits: LimitSettings = LimitSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    serving: ServingSettings = ServingSettings()
+    records: RecordSettings = RecordSettings()
+    logs: LogSettings = LogSettings()
+
+
+def load_settings(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """Settings from ``file`` (TOML), then ``environment``, then ``overrides`` (section -> field -> value).
+
+    A ``None`` in ``overrides`` means "not given". Raises ``FailedPrecondition`` when the file cannot be read and
+    ``InvalidInput`` naming the setting when a value does not fit.
+    """
+    tables = _read(file) if file is not None else {}
+    for section, field, variable in variables():
+        text = (os.environ if environment is None else environment).get(variable)
+        if text is not None:
+            tables.setdefault(section, {})[field] = _from_text(section, field, text)
+    for section, values in (overrides or {}).items():
+        given = {field: value for field, value in values.items() if value is not None}
+        if given:
+            tables.setdefault(section, {}).update(given)
+    try:
+        return msgspec.convert(tables, Settings)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"settings: {error}", hint="see docs/reference/settings.md") from None
+
+
+def variables() -> Iterator[tuple[str, str, str]]:
+    """(section, field, environment variable) of every setting, in the order of the reference."""
+    for section in msgspec.structs.fields(Settings):
+        for field in msgspec.structs.fields(section.type):
+            yield section.name, field.name, f"KEELWAY_{section.name}_{field.name}".upper()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FailedPrecondition(f"cannot read the settings file {file.name}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FailedPrecondition(f"the settings file {file.name} is not valid TOML: {error}") from None
+
+
+def _from_text(section: str, field: str, text: str) -> Any:
+    default = getattr(getattr(Settings(), section), field)
+    if isinstance(default, tuple):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return msgspec.convert(text, type(default), strict=False)
+    except msgspec.ValidationError:
+        raise InvalidInput(
+            f"settings: {section}.{field} from the environment is not a valid {type(default).__name__}"
+        ) from None

@@ -1,0 +1,279 @@
+"""The request line: ``admit → parse → route → authorise → bind → validate → run → encode → observe``.
+
+This module alone knows the order. It knows no transport and builds nothing: the app hands it the stages. A request that
+waits for nothing is answered directly, without a task; one that must wait is answered by an awaitable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from inspect import isawaitable
+from typing import NoReturn
+
+import msgspec
+
+from keelway.clock import Clock
+from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound
+from keelway.guard.admission import Admission
+from keelway.observe.metrics import ServingMetrics, VersionMeters
+from keelway.observe.records import RecordRing
+from keelway.ports import Codec, Encoded
+from keelway.routing.snapshot import ServedVersion, ServingSnapshot
+from keelway.types import (
+    ANONYMOUS,
+    Array,
+    BoundRequest,
+    InferenceRecord,
+    InferenceRequest,
+    InferenceResponse,
+    Principal,
+    RowRequest,
+    Tensor,
+    TensorRequest,
+)
+
+log = logging.getLogger("keelway.dataplane")
+
+#: One request in this many has its stages timed; the total is timed for all.
+STAGE_SAMPLE = 16
+
+
+class InferenceCall(msgspec.Struct, frozen=True):
+    """One request as a transport hands it over. ``selector`` is a version, an alias or ``None``; ``deadline`` is on the
+    monotonic clock, in seconds; ``header_length`` is that of the binary tensor extension."""
+
+    model: str
+    selector: str | None
+    codec: Codec
+    body: bytes
+    transport: str
+    request_id: str
+    deadline: float
+    header_length: int | None = None
+    principal: Principal = ANONYMOUS
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An encoded reply and the version that really gave it."""
+
+    encoded: Encoded
+    version: ServedVersion
+
+
+class _Passage(msgspec.Struct):
+    """What the stages of one request have found out so far. Never leaves this module."""
+
+    call: InferenceCall
+    started: float
+    times: list[float] | None
+    version: ServedVersion | None = None
+    request: InferenceRequest | None = None
+    bound: BoundRequest | None = None
+    wanted: tuple[str, ...] = ()
+
+
+class DataPlane:
+    """``snapshot`` is replaced whole by the hosting side; a request that has read it keeps the one it read."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        metrics: ServingMetrics,
+        records: RecordRing,
+        clock: Clock,
+    ) -> None:
+        self.snapshot = ServingSnapshot()
+        self.admission = admission
+        self.clock = clock
+        self._metrics = metrics
+        self._records = records
+        self._meters: dict[tuple[str, str], VersionMeters] = {}
+        self._count = 0
+
+    def admit(self, transport: str) -> None:
+        """Take a permit before a byte of the body is read; ``admission.leave`` gives it back. Raises ``Overloaded``, or
+        ``Unavailable`` while draining."""
+        try:
+            self.admission.enter()
+        except KeelwayError as error:
+            self.refused(transport, error)
+            raise
+
+    def refused(self, transport: str, error: KeelwayError) -> None:
+        """Count a request that was refused before it reached a model."""
+        self._metrics.counter("ml_requests_shed_total").labels(error.code).inc()
+        self._meters_of(None).answered(transport, error.code, 0.0)
+
+    def infer(self, call: InferenceCall) -> Answer | Awaitable[Answer]:
+        """Answer an admitted call. Raises ``KeelwayError`` only; any other exception of a stage becomes one.
+
+        The caller has taken a permit with ``admission.enter`` before it read the body, and gives it back."""
+        self._count += 1
+        now = self.clock.monotonic
+        started = now()
+        passage = _Passage(call, started, [started] if self._count % STAGE_SAMPLE == 0 else None)
+        try:
+            passage.request = request = call.codec.parse(call.body, call.header_length)
+            self._mark(passage)
+            passage.version = version = self.snapshot.resolve(call.model, call.selector)
+            authorise(call.principal, version)
+            bound = version.binding.bind(request)
+            self._mark(passage)
+            passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
+            passage.wanted = wanted_outputs(request, version)
+            self._mark(passage)
+            outputs = self._run(passage, version, bound.inputs)
+            if isawaitable(outputs):
+                version.usage.begin()
+                return self._finish_later(passage, version, request, bound, outputs)
+            return self._finish(passage, version, request, bound, outputs)
+        except Exception as error:  # noqa: BLE001 - whatever a stage raises becomes a KeelwayError
+            self._fail(passage, error)
+
+    def _run(
+        self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]
+    ) -> Sequence[Array] | Awaitable[Sequence[Array]]:
+        if version.executor is None:
+            return version.runtime.run(inputs, passage.wanted)
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(version.executor, self._run_in_time, passage, version, inputs)
+
+    def _run_in_time(self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """In a worker thread, once a slot is free: work whose caller's time is up is skipped."""
+        waited = self.clock.monotonic()
+        self._meters_of(version).queue_delay.observe(waited - passage.started)
+        if waited > passage.call.deadline:
+            raise DeadlineExceeded("the deadline passed while the request waited for the model")
+        return version.runtime.run(inputs, passage.wanted)  # type: ignore[return-value]
+
+    async def _finish_later(
+        self,
+        passage: _Passage,
+        version: ServedVersion,
+        request: InferenceRequest,
+        bound: BoundRequest,
+        outputs: Awaitable[Sequence[Array]],
+    ) -> Answer:
+        try:
+            async with asyncio.timeout(max(0.0, passage.call.deadline - self.clock.monotonic())):
+                arrays = await outputs
+            return self._finish(passage, version, request, bound, arrays)
+        except asyncio.CancelledError:
+            self._observe(passage, "CANCELLED")
+            raise
+        except TimeoutError:
+            self._fail(passage, DeadlineExceeded("the deadline passed before the model answered"))
+        except Exception as error:  # noqa: BLE001 - as in infer
+            self._fail(passage, error)
+        finally:
+            version.usage.end()
+
+    def _finish(
+        self,
+        passage: _Passage,
+        version: ServedVersion,
+        request: InferenceRequest,
+        bound: BoundRequest,
+        arrays: Sequence[Array],
+    ) -> Answer:
+        self._mark(passage)
+        call = passage.call
+        specs = {spec.name: spec.datatype for spec in version.signature.outputs}
+        response = InferenceResponse(
+            version.name,
+            version.version,
+            version.model_digest,
+            version.policy_revision,
+            call.request_id,
+            self.clock.now(),
+            [Tensor(name, specs[name], data) for name, data in zip(passage.wanted, arrays, strict=True)],
+            version.roles,
+            bound.rows,
+            bound.row_errors,
+            bound.positions,
+            bound.tags,
+        )
+        encoded = call.codec.encode(response, request)
+        self._mark(passage)
+        self._observe(passage, "OK")
+        return Answer(encoded, version)
+
+    def _fail(self, passage: _Passage, error: Exception) -> NoReturn:
+        if not isinstance(error, KeelwayError):
+            log.error(
+                "a stage raised %s", type(error).__name__, exc_info=error, extra={"request_id": passage.call.request_id}
+            )
+            error = ModelFailed("the model could not answer this request")
+        self._observe(passage, error.code, error)
+        raise error from None
+
+    def _observe(self, passage: _Passage, code: str, error: KeelwayError | None = None) -> None:
+        """Metrics and the record of one request. Never raises, never waits."""
+        call, version, bound = passage.call, passage.version, passage.bound
+        duration = self.clock.monotonic() - passage.started
+        meters = self._meters_of(version)
+        meters.answered(call.transport, code, duration)
+        if isinstance(error, InvalidInput):
+            meters.refused(error.field)
+        if bound is not None:
+            if error is None:
+                meters.batch_size.observe(bound.rows or 1)
+            if bound.tags:
+                meters.tagged(bound.tags)
+            if bound.row_errors:
+                meters.rows_refused(len(bound.row_errors))
+                for row_error in bound.row_errors.values():
+                    meters.refused(getattr(row_error, "field", None))
+        if error is None and passage.times is not None:
+            meters.stages(passage.times)
+        self._records.append(
+            InferenceRecord(
+                call.request_id,
+                self.clock.now(),
+                version.name if version else "",
+                version.version if version else "",
+                version.model_digest if version else "",
+                version.policy_revision if version else 0,
+                call.transport,
+                call.principal.name,
+                code,
+                (bound.rows or 1) if bound else 0,
+                duration,
+                bound.tags if bound else (),
+            )
+        )
+
+    def _mark(self, passage: _Passage) -> None:
+        if passage.times is not None:
+            passage.times.append(self.clock.monotonic())
+
+    def _meters_of(self, version: ServedVersion | None) -> VersionMeters:
+        """Meters of a version, or those of requests that never reached one, under empty labels."""
+        key = (version.name, version.version) if version else ("", "")
+        meters = self._meters.get(key)
+        if meters is None:
+            fields = [feature.name for feature in version.signature.features] if version else []
+            meters = self._meters[key] = VersionMeters(self._metrics, *key, fields)
+        return meters
+
+
+def authorise(principal: Principal, version: ServedVersion) -> None:
+    """Without scope, a forbidden model looks like an unknown one."""
+    if not principal.may("predict", version.name):
+        raise NotFound("no such model or version is served here")
+
+
+def is_atomic(request: InferenceRequest) -> bool:
+    """Whether one bad row fails the whole request."""
+    return not isinstance(request, RowRequest) or request.atomic
+
+
+def wanted_outputs(request: InferenceRequest, version: ServedVersion) -> tuple[str, ...]:
+    """The outputs to compute, in the caller's order; all when it named none."""
+    if not isinstance(request, TensorRequest) or not request.outputs:
+        return version.output_names
+    names = tuple(output.name for output in request.outputs)
+    version.check_outputs(names)
+    return names

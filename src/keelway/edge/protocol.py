@@ -1,0 +1,126 @@
+"""The HTTP/1.1 protocol of the one port: uvicorn's, with the limits it leaves out.
+
+Adds a cap on the request head, a time limit for sending it, a time limit for a reader that has stopped, a cap on open
+connections, and a shutdown that lets a half-received request finish. Timeouts are looked at once a second for all
+connections together, so a request pays for no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from keelway.clock import Clock
+from keelway.config import HttpSettings
+
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
+_LARGE_HEAD = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection. ``settings`` and ``clock`` are bound by ``protocol_factory``; the other arguments are uvicorn's."""
+
+    def __init__(self, settings: HttpSettings, clock: Clock, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._settings = settings
+        self._now = clock.monotonic
+        self._head_since: float | None = None
+        self._head_bytes = 0
+        self._large_read = False
+        self._stalled_since: float | None = None
+        self._closing_soon = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if len(self.connections) >= self._settings.max_connections:
+            self.transport = transport
+            transport.write(_BUSY)
+            transport.close()
+            return
+        super().connection_made(transport)
+        # A connection that never sends a byte is timed like one that never finishes its head.
+        self._head_since = self._now()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.flow is not None:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._large_read = len(data) > self._settings.max_header_bytes
+        super().data_received(data)
+        if self._head_since is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._settings.max_header_bytes:
+                self._refuse(_LARGE_HEAD)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_since = self._now()
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._head_since = None
+        if self._large_read and self._head_size() > self._settings.max_header_bytes:
+            self._refuse(_LARGE_HEAD)
+            return
+        super().on_headers_complete()
+        if self._closing_soon:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.cycle is not None:
+            super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Finish what has begun to arrive, then close; close at once when nothing has."""
+        receiving = self._head_since is not None and bool(self._head_bytes)
+        if receiving:
+            self._closing_soon = True
+        else:
+            super().shutdown()
+
+    def sweep(self, now: float) -> None:
+        """Close the connection if its peer is too slow. ``now`` is on the monotonic clock, in seconds."""
+        settings = self._settings
+        if self._head_since is not None and now - self._head_since > settings.header_timeout:
+            self._refuse(_TOO_SLOW if self._head_bytes else b"")
+            return
+        if not self.transport.get_write_buffer_size():
+            self._stalled_since = None
+        elif self._stalled_since is None:
+            self._stalled_since = now
+        elif now - self._stalled_since > settings.body_timeout:
+            self.transport.abort()
+
+    def _refuse(self, reply: bytes) -> None:
+        self._head_since = None
+        if not self.transport.is_closing():
+            self.transport.write(reply)
+            self.transport.close()
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+
+def protocol_factory(settings: HttpSettings, clock: Clock) -> Callable[..., LimitedProtocol]:
+    """What uvicorn's ``http`` setting takes: makes one protocol per connection."""
+    return partial(LimitedProtocol, settings, clock)
+
+
+async def sweep_forever(connections: set[Any], clock: Clock, interval: float = 1.0) -> None:
+    """Look at every open connection once per ``interval`` seconds, until cancelled."""
+    while True:
+        await asyncio.sleep(interval)
+        now = clock.monotonic()
+        for connection in list(connections):
+            connection.sweep(now)

@@ -1,0 +1,1 @@
+"""Who and what may pass: permits before anything is parsed, values before anything is run."""

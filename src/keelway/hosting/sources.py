@@ -1,0 +1,77 @@
+"""What a source of models is. ``files.py`` serves one ONNX file, ``registered.py`` the models of the registry.
+
+A source says what is wanted and opens it; the fleet decides when. Methods block (files, database) and are called from
+worker threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
+from typing import Protocol
+
+from keelway.artifacts.manifest import Manifest
+from keelway.contract.baseline import Baseline
+from keelway.contract.constraints import Policy
+from keelway.ports import Runtime, RuntimeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One version that should be live. ``key`` changes when it must be loaded anew."""
+
+    name: str
+    version: str
+    model_digest: str
+    policy: Policy
+    baseline: Baseline | None
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        return (self.name, self.version, self.model_digest, self.policy.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What should be live of one model: its releases, the default among them and the aliases that name them."""
+
+    name: str
+    releases: Sequence[Release]
+    default: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A loaded runtime with its manifest. ``folders`` are private copies, removed when the model is closed."""
+
+    manifest: Manifest
+    runtime: Runtime
+    folders: Sequence[Path] = ()
+
+    def close(self) -> None:
+        try:
+            self.runtime.close()
+        finally:
+            for folder in self.folders:
+                rmtree(folder, ignore_errors=True)
+
+
+class ModelSource(Protocol):
+    """What the fleet needs to know about a source."""
+
+    def token(self) -> object:
+        """Cheap; differs from the last answer whenever ``wanted`` may differ."""
+        ...
+
+    def wanted(self) -> Sequence[Wanted]:
+        """What should be live now. Raises ``NotFound`` for a reference that names nothing."""
+        ...
+
+    def open(self, release: Release, options: RuntimeOptions) -> Opened: ...
+
+    def follow(self, name: str) -> None:
+        """Want the model ``name`` as well. Raises ``NotFound`` if there is none."""
+        ...

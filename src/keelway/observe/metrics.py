@@ -1,0 +1,169 @@
+"""Prometheus metrics of serving. ``METRICS`` lists them all and is the source of ``docs/reference/metrics.md``.
+
+Children are looked up once per version and kept: ``labels()`` costs four times the increment. Labels are bounded: only
+models that are served, fields of their signatures and codes of ``ErrorCode`` ever become label values.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import generate_latest
+
+from keelway import __version__
+
+_LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_STAGE = (0.000002, 0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.01, 0.1, 1.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 8192)
+_LOAD = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+# A creation time beside every series doubles the page and tells nobody anything.
+disable_created_metrics()
+
+#: Stages whose durations are measured, in the order of the request line.
+STAGES: Final = ("parse", "bind", "validate", "run", "encode")
+
+
+class Metric(NamedTuple):
+    """``kind`` is counter, gauge or histogram; ``buckets`` only for the last, in the metric's unit."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+    buckets: tuple[float, ...] = ()
+
+
+METRICS: Final = (
+    Metric("ml_requests_total", "counter", ("model", "version", "transport", "code"), "Inference requests answered."),
+    Metric(
+        "ml_request_duration_seconds",
+        "histogram",
+        ("model", "version", "transport"),
+        "From the whole request read to its answer encoded.",
+        _LATENCY,
+    ),
+    Metric(
+        "ml_stage_duration_seconds",
+        "histogram",
+        ("model", "version", "stage"),
+        "Stages of one request in sixteen.",
+        _STAGE,
+    ),
+    Metric("ml_batch_size", "histogram", ("model", "version"), "Rows given to the model in one run.", _ROWS),
+    Metric(
+        "ml_queue_delay_seconds",
+        "histogram",
+        ("model", "version"),
+        "Wait for a slot of a model that runs in a worker thread.",
+        _LATENCY,
+    ),
+    Metric("ml_rows_refused_total", "counter", ("model", "version"), "Rows refused beside good rows of their request."),
+    Metric(
+        "ml_validation_failures_total",
+        "counter",
+        ("model", "version", "field"),
+        "Requests or rows refused for the value of a field.",
+    ),
+    Metric(
+        "ml_input_tags_total",
+        "counter",
+        ("model", "version", "tag"),
+        "Requests with a value outside what the sample showed.",
+    ),
+    Metric("ml_requests_in_flight", "gauge", (), "Requests being answered now."),
+    Metric("ml_requests_shed_total", "counter", ("reason",), "Requests refused before they were read."),
+    Metric("ml_model_load_seconds", "histogram", ("model",), "Time to verify, load and warm up a version.", _LOAD),
+    Metric("ml_model_loaded", "gauge", ("model", "version"), "1 for each version that is loaded."),
+    Metric("ml_records_dropped_total", "counter", (), "Inference records dropped because the ring was full."),
+    Metric("ml_records_written_total", "counter", (), "Inference records handed to the sink."),
+    Metric("ml_build_info", "gauge", ("version", "python"), "Always 1; the version of keelway and of Python."),
+)
+
+
+class ServingMetrics:
+    """All metrics of one server, in a registry of their own."""
+
+    def __init__(self, in_flight: Callable[[], int] = lambda: 0) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for metric in METRICS:
+            name, text, labels = metric.name, metric.help, metric.labels
+            match metric.kind:
+                case "counter":
+                    self._counters[name] = Counter(name, text, labels, registry=self.registry)
+                case "gauge":
+                    self._gauges[name] = Gauge(name, text, labels, registry=self.registry)
+                case _:
+                    self._histograms[name] = Histogram(
+                        name, text, labels, registry=self.registry, buckets=metric.buckets
+                    )
+        self.gauge("ml_requests_in_flight").set_function(in_flight)
+        self.gauge("ml_build_info").labels(__version__, platform.python_version()).set(1)
+
+    def counter(self, name: str) -> Counter:
+        return self._counters[name]
+
+    def gauge(self, name: str) -> Gauge:
+        return self._gauges[name]
+
+    def histogram(self, name: str) -> Histogram:
+        return self._histograms[name]
+
+    def render(self) -> bytes:
+        """The Prometheus text format, version 0.0.4."""
+        return generate_latest(self.registry)
+
+
+class VersionMeters:
+    """The kept children of one version's metrics. ``fields`` bounds the values of the ``field`` label."""
+
+    def __init__(self, metrics: ServingMetrics, model: str, version: str, fields: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._labels = (model, version)
+        self._fields = frozenset(fields)
+        self._requests: dict[tuple[str, str], Counter] = {}
+        self._durations: dict[str, Histogram] = {}
+        self._stages = [metrics.histogram("ml_stage_duration_seconds").labels(model, version, name) for name in STAGES]
+        self._tags: dict[str, Counter] = {}
+        self.batch_size = metrics.histogram("ml_batch_size").labels(model, version)
+        self.queue_delay = metrics.histogram("ml_queue_delay_seconds").labels(model, version)
+
+    def answered(self, transport: str, code: str, duration: float) -> None:
+        """Count one request with its outcome; ``duration`` in seconds."""
+        counter = self._requests.get((transport, code))
+        if counter is None:
+            counter = self._metrics.counter("ml_requests_total").labels(*self._labels, transport, code)
+            self._requests[transport, code] = counter
+        histogram = self._durations.get(transport)
+        if histogram is None:
+            histogram = self._metrics.histogram("ml_request_duration_seconds").labels(*self._labels, transport)
+            self._durations[transport] = histogram
+        counter.inc()
+        histogram.observe(duration)
+
+    def stages(self, times: Sequence[float]) -> None:
+        """``times`` are the moments between the stages of ``STAGES``, one more than there are stages, in seconds."""
+        for position, histogram in enumerate(self._stages):
+            histogram.observe(times[position + 1] - times[position])
+
+    def tagged(self, tags: Sequence[str]) -> None:
+        for tag in tags:
+            counter = self._tags.get(tag)
+            if counter is None:
+                counter = self._metrics.counter("ml_input_tags_total").labels(*self._labels, tag)
+                self._tags[tag] = counter
+            counter.inc()
+
+    def refused(self, field: str | None) -> None:
+        """Count a validation failure; a field that is not the model's own counts under an empty name."""
+        name = field if field in self._fields else ""
+        self._metrics.counter("ml_validation_failures_total").labels(*self._labels, name).inc()
+
+    def rows_refused(self, count: int) -> None:
+        self._metrics.counter("ml_rows_refused_total").labels(*self._labels).inc(count)

@@ -1,0 +1,81 @@
+"""The rows of the registry as its callers see them: frozen, typed, without a word of SQL.
+
+Times are seconds since the Unix epoch, UTC, to the microsecond; ``keelway.clock.rfc3339`` prints them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from keelway.contract.baseline import Baseline
+
+#: The alias that is served when a caller names neither a version nor an alias.
+CHAMPION: Final = "champion"
+
+State = Literal["available", "archived"]
+Action = Literal["push", "alias", "policy", "archive", "restore"]
+
+
+class RegisteredModel(msgspec.Struct, frozen=True):
+    """A name under which versions are kept."""
+
+    name: str
+    created_at: float
+    created_by: str
+
+
+class VersionSummary(msgspec.Struct, frozen=True):
+    """One version as listings show it. All of it is fixed when it is pushed, except ``state``.
+
+    ``model_digest`` is ``sha256:`` and 64 hex digits: the hash of its manifest. An archived version keeps its number
+    and its files, but is not resolved and takes no alias.
+    """
+
+    model: str
+    version: str
+    model_digest: str
+    created_at: float
+    created_by: str
+    state: State
+
+
+class ModelVersion(VersionSummary, frozen=True):
+    """One version with what its push recorded beside the manifest, which may be large.
+
+    ``report`` tells how the artifact was proved, ``metadata`` where it comes from (lineage); both are JSON objects.
+    ``baseline`` is what the sample showed, ``None`` if there was no sample.
+    """
+
+    report: dict[str, Any]
+    baseline: Baseline | None
+    metadata: dict[str, Any]
+
+
+class Alias(msgspec.Struct, frozen=True):
+    """A name that points to one version of one model, and can be moved."""
+
+    model: str
+    alias: str
+    version: str
+
+
+class HistoryEntry(msgspec.Struct, frozen=True):
+    """One change, never altered afterwards. ``id`` grows with each change of the whole registry.
+
+    ``push``, ``policy``, ``archive`` and ``restore`` say the ``version``; ``alias`` says the ``alias`` and moves it
+    from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is JSON: what was decided on.
+    """
+
+    id: int
+    at: float
+    who: str
+    action: Action
+    model: str
+    why: str
+    version: str | None = None
+    alias: str | None = None
+    from_version: str | None = None
+    to_version: str | None = None
+    evidence: dict[str, Any] | None = None

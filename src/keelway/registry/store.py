@@ -1,0 +1,368 @@
+"""The registry: declared state in SQLite or PostgreSQL. What should be live is a row here; servers converge on it.
+
+Every change is one transaction with its history entry, and changes come one after the other, so concurrent pushes and
+promotions are safe from any number of processes. It stores no model file and loads none. The command line, hosting
+and rollouts call it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from keelway.clock import Clock
+from keelway.contract.baseline import Baseline
+from keelway.contract.constraints import Constraint, Policy
+from keelway.contract.names import check_alias, check_name, fold
+from keelway.contract.semver import Version
+from keelway.errors import AlreadyExists, FailedPrecondition, InvalidInput
+from keelway.registry import lookup
+from keelway.registry.database import connect, reading, writing
+from keelway.registry.history import Change, check_text, lock, newest, to_microseconds, to_seconds, token
+from keelway.registry.migration import bring_to_head
+from keelway.registry.models import (
+    CHAMPION,
+    Alias,
+    HistoryEntry,
+    ModelVersion,
+    RegisteredModel,
+    State,
+    VersionSummary,
+)
+from keelway.registry.schema import aliases, models, policies, versions
+
+FIRST_VERSION: Final = Version(1, 0, 0)
+
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+
+
+class Registry:
+    """One registry, through one pool of connections. Safe to share between threads; open it after a fork, not before.
+
+    Every method raises ``Unavailable`` if the database is locked or out of reach, ``InvalidInput`` for a name, version
+    or alias that cannot be one, and ``NotFound``, with what is close in the hint, for one that is not there. ``who``
+    and ``why`` stand in the history for good.
+    """
+
+    def __init__(self, engine: sa.Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    @classmethod
+    def open(cls, url: str, *, clock: Clock) -> Registry:
+        """The registry at ``url`` (``sqlite:///path`` or ``postgresql+psycopg://…``), made or migrated if need be.
+
+        Raises ``FailedPrecondition`` if the database holds something else or is of a newer keelway.
+        """
+        engine = connect(url)
+        try:
+            bring_to_head(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(engine, clock)
+
+    def close(self) -> None:
+        """Close the pool's connections."""
+        self._engine.dispose()
+
+    # Reading
+
+    def models(self) -> tuple[RegisteredModel, ...]:
+        """All models, by name."""
+        query = sa.select(models.c.name, models.c.created_at, models.c.created_by).order_by(models.c.name)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query)
+            return tuple(RegisteredModel(name, to_seconds(at), by) for name, at, by in rows)
+
+    def versions(self, name: str) -> tuple[VersionSummary, ...]:
+        """All versions of a model, archived ones too, the highest by SemVer precedence first."""
+        with reading(self._engine) as connection:
+            lookup.require_model(connection, name)
+            found = lookup.summaries(connection, name)
+        return tuple(sorted(found, key=lookup.precedence, reverse=True))
+
+    def get(self, name: str, version: str) -> ModelVersion:
+        """Exactly that version, archived or not."""
+        with reading(self._engine) as connection:
+            return lookup.get_version(connection, name, version)
+
+    def resolve(self, name: str, version_or_alias: str | None = None) -> ModelVersion:
+        """The version meant by a version, an alias, or nothing: the champion, else the highest that is no pre-release.
+
+        An archived version is ``FailedPrecondition``.
+        """
+        with reading(self._engine) as connection:
+            return lookup.resolve(connection, name, version_or_alias)
+
+    def aliases(self, name: str) -> tuple[Alias, ...]:
+        """The aliases of a model, by name."""
+        query = sa.select(aliases).where(aliases.c.model == name).order_by(aliases.c.alias)
+        with reading(self._engine) as connection:
+            lookup.require_model(connection, name)
+            return tuple(Alias(*row) for row in connection.execute(query))
+
+    def policy(self, name: str, version: str) -> Policy:
+        """The policy of a version in its newest revision."""
+        with reading(self._engine) as connection:
+            return lookup.get_policy(connection, lookup.get_version(connection, name, version))
+
+    def history(self, name: str | None = None, limit: int = 100) -> tuple[HistoryEntry, ...]:
+        """The newest ``limit`` changes of a model, or of all models, newest first."""
+        with reading(self._engine) as connection:
+            if name is not None:
+                lookup.require_model(connection, name)
+            return newest(connection, name, limit)
+
+    def state_token(self) -> int:
+        """A number that differs whenever anything was changed in between. One cheap query: servers poll it."""
+        with reading(self._engine) as connection:
+            return token(connection)
+
+    # Changing
+
+    def push(
+        self,
+        name: str,
+        version: str | None,
+        manifest_digest: str,
+        *,
+        report: Mapping[str, Any] | None = None,
+        baseline: Baseline | None = None,
+        policy: Policy | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        who: str,
+        why: str,
+    ) -> ModelVersion:
+        """Enter a version whose manifest and files are stored already; the model too, if it is new.
+
+        ``version`` ``None`` is 1.0.0 for the first and otherwise the next minor after the highest. The same version
+        with the same digest again changes nothing and answers what is there; with another digest it is
+        ``AlreadyExists``, as is a name that differs from a known one in ``_`` and ``-`` only. The first version of a
+        model becomes its champion. ``report`` and ``metadata`` are JSON objects.
+        """
+        wanted = None if version is None else Version.parse(version)
+        if not _DIGEST.fullmatch(manifest_digest):
+            raise InvalidInput(
+                "the manifest digest is not one", field="manifest_digest", hint="sha256: and 64 hex digits"
+            )
+        with self._change(check_name(name), who, why) as (connection, change):
+            _enter_model(connection, change)
+            known = {Version.parse(row.version): row for row in lookup.summaries(connection, name)}
+            chosen = wanted or _next(known)
+            if chosen in known:
+                return _same(connection, known[chosen], chosen, manifest_digest, _next(known))
+            details = {"report": dict(report or {}), "baseline": baseline, "metadata": dict(metadata or {})}
+            _enter_version(connection, change, str(chosen), manifest_digest, details, policy or Policy())
+            if not known:
+                _point(connection, change, CHAMPION, None, str(chosen), None)
+            return lookup.get_version(connection, name, str(chosen))
+
+    def set_alias(
+        self,
+        name: str,
+        alias: str,
+        version: str,
+        *,
+        who: str,
+        why: str,
+        expected_from: str | msgspec.UnsetType | None = msgspec.UNSET,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Alias:
+        """Point ``alias`` to ``version``. Where it points already, nothing changes and nothing is recorded.
+
+        With ``expected_from`` (``None``: the alias must not exist) it moves only if it is still there, else
+        ``FailedPrecondition``: of two promotions decided on the same state, one wins. An archived version is
+        ``FailedPrecondition`` too. ``evidence`` is a JSON object for the history.
+        """
+        check_alias(alias)
+        with self._change(check_name(name), who, why) as (connection, change):
+            target = lookup.get_version(connection, name, version)
+            if target.state == "archived":
+                raise FailedPrecondition("the version is archived", field="version", hint="restore it, or name another")
+            current = _expect(connection, name, alias, expected_from)
+            if current != target.version:
+                _point(connection, change, alias, current, target.version, evidence)
+        return Alias(name, alias, target.version)
+
+    def remove_alias(
+        self,
+        name: str,
+        alias: str,
+        *,
+        who: str,
+        why: str,
+        expected_from: str | msgspec.UnsetType = msgspec.UNSET,
+    ) -> None:
+        """Remove ``alias``; ``NotFound`` if there is none. ``expected_from`` is as in ``set_alias``."""
+        check_alias(alias)
+        with self._change(check_name(name), who, why) as (connection, change):
+            current = _expect(connection, name, alias, expected_from)
+            if current is None:
+                raise lookup.no_alias(connection, name, alias)
+            connection.execute(aliases.delete().where(aliases.c.model == name, aliases.c.alias == alias))
+            change.record(connection, "alias", alias=alias, from_version=current)
+
+    def set_policy(
+        self, name: str, version: str, constraints: Sequence[Constraint], *, who: str, why: str, expected_revision: int
+    ) -> Policy:
+        """Declare other constraints for a version, as the revision after ``expected_revision``.
+
+        ``FailedPrecondition`` if the newest revision is another one: somebody else changed it meanwhile. Whether the
+        constraints fit the model's signature is for the caller to check (``contract.constraints.check_policy``).
+        """
+        with self._change(check_name(name), who, why) as (connection, change):
+            target = lookup.get_version(connection, name, version)
+            newest_revision = lookup.get_policy(connection, target).revision
+            if newest_revision != expected_revision:
+                raise FailedPrecondition(
+                    "the policy was changed meanwhile",
+                    field="expected_revision",
+                    hint=f"look at revision {newest_revision}, then decide again",
+                )
+            policy = Policy(expected_revision + 1, tuple(constraints))
+            _enter_policy(connection, change, target.version, policy)
+            change.record(connection, "policy", version=target.version, evidence={"revision": policy.revision})
+            return policy
+
+    def archive(self, name: str, version: str, *, who: str, why: str) -> ModelVersion:
+        """Take a version out of use; its row and files stay. ``FailedPrecondition`` while an alias points to it."""
+        with self._change(check_name(name), who, why) as (connection, change):
+            target = lookup.get_version(connection, name, version)
+            pointing = connection.execute(
+                sa.select(aliases.c.alias).where(aliases.c.model == name, aliases.c.version == target.version)
+            ).scalars()
+            if there := sorted(pointing):
+                raise FailedPrecondition(
+                    "an alias points to the version", field="version", hint=f"move {', '.join(there)} first"
+                )
+            return _set_state(connection, change, target, "archived")
+
+    def restore(self, name: str, version: str, *, who: str, why: str) -> ModelVersion:
+        """Make an archived version available again."""
+        with self._change(check_name(name), who, why) as (connection, change):
+            return _set_state(connection, change, lookup.get_version(connection, name, version), "available")
+
+    @contextmanager
+    def _change(self, name: str, who: str, why: str) -> Iterator[tuple[sa.Connection, Change]]:
+        """A transaction that no other change runs beside, and what its history entries share."""
+        check_text(who, "who")
+        check_text(why, "why")
+        with writing(self._engine) as connection:
+            lock(connection)
+            # The time is read under the lock: history ids and times grow together.
+            yield connection, Change(name, who, why, to_microseconds(self._clock.now()))
+
+
+def _enter_model(connection: sa.Connection, change: Change) -> None:
+    folded = fold(change.model)
+    known = connection.execute(sa.select(models.c.name).where(models.c.folded == folded)).scalar()
+    if known is None:
+        connection.execute(
+            models.insert().values(name=change.model, folded=folded, created_at=change.at, created_by=change.who)
+        )
+    elif known != change.model:
+        raise AlreadyExists(
+            "a model of nearly the same name exists",
+            field="name",
+            hint=f"names differ by more than _ and -: use {known}",
+        )
+
+
+def _next(known: Mapping[Version, VersionSummary]) -> Version:
+    return max(known).bump("minor") if known else FIRST_VERSION
+
+
+def _same(
+    connection: sa.Connection, there: VersionSummary, chosen: Version, manifest_digest: str, following: Version
+) -> ModelVersion:
+    """What is there, if it is what was pushed. Versions that differ in build metadata only are one version."""
+    if there.version != str(chosen) or there.model_digest != manifest_digest:
+        raise AlreadyExists(
+            "the version exists with other content",
+            field="version",
+            hint=f"push it as {following}, say, or as no version",
+        )
+    return lookup.get_version(connection, there.model, there.version)
+
+
+def _enter_version(
+    connection: sa.Connection,
+    change: Change,
+    version: str,
+    manifest_digest: str,
+    details: Mapping[str, Any],
+    policy: Policy,
+) -> None:
+    connection.execute(
+        versions.insert().values(
+            model=change.model,
+            version=version,
+            model_digest=manifest_digest,
+            created_at=change.at,
+            created_by=change.who,
+            state="available",
+            **details,
+        )
+    )
+    _enter_policy(connection, change, version, msgspec.structs.replace(policy, revision=1))
+    change.record(connection, "push", version=version, evidence={"model_digest": manifest_digest})
+
+
+def _enter_policy(connection: sa.Connection, change: Change, version: str, policy: Policy) -> None:
+    connection.execute(
+        policies.insert().values(
+            model=change.model,
+            version=version,
+            revision=policy.revision,
+            policy=policy,
+            created_at=change.at,
+            created_by=change.who,
+            why=change.why,
+        )
+    )
+
+
+def _expect(
+    connection: sa.Connection, name: str, alias: str, expected_from: str | msgspec.UnsetType | None
+) -> str | None:
+    """Where the alias points now, which must be where the caller believed."""
+    query = sa.select(aliases.c.version).where(aliases.c.model == name, aliases.c.alias == alias)
+    current: str | None = connection.execute(query).scalar()
+    if expected_from is not msgspec.UNSET and current != expected_from:
+        raise FailedPrecondition(
+            "the alias was moved meanwhile",
+            field="alias",
+            hint=f"it points to {current} now; decide again" if current else "it does not exist; decide again",
+        )
+    return current
+
+
+def _point(
+    connection: sa.Connection,
+    change: Change,
+    alias: str,
+    current: str | None,
+    version: str,
+    evidence: Mapping[str, Any] | None,
+) -> None:
+    if current is None:
+        connection.execute(aliases.insert().values(model=change.model, alias=alias, version=version))
+    else:
+        row = (aliases.c.model == change.model) & (aliases.c.alias == alias)
+        connection.execute(aliases.update().where(row).values(version=version))
+    change.record(connection, "alias", alias=alias, from_version=current, to_version=version, evidence=evidence)
+
+
+def _set_state(connection: sa.Connection, change: Change, target: ModelVersion, state: State) -> ModelVersion:
+    if target.state == state:
+        return target
+    row = (versions.c.model == target.model) & (versions.c.version == target.version)
+    connection.execute(versions.update().where(row).values(state=state))
+    change.record(connection, "archive" if state == "archived" else "restore", version=target.version)
+    return msgspec.structs.replace(target, state=state)

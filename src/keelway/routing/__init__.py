@@ -1,0 +1,1 @@
+"""Which version of which model answers: the immutable snapshot that the request line reads."""

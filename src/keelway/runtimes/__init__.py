@@ -1,0 +1,1 @@
+"""Loaded models behind one protocol (``keelway.ports.Runtime``), one module per kind, found by their entry points."""

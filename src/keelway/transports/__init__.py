@@ -1,0 +1,1 @@
+"""Thin adapters between protocols and the request line. Independent of each other."""

@@ -1,0 +1,1 @@
+"""REST: the door for inference (raw ASGI), and Starlette for everything else."""

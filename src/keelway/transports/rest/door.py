@@ -1,0 +1,237 @@
+"""The door: one raw ASGI application. Inference goes straight to the request line, the rest to Starlette.
+
+Both share one check of the Host and Origin headers. A reply names the version and digest that gave it, in headers,
+since some route families have no place for it in their body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from inspect import isawaitable
+from itertools import count
+from secrets import token_hex
+from typing import Any
+
+from keelway.config import HttpSettings, LimitSettings
+from keelway.dataplane import Answer, DataPlane, InferenceCall
+from keelway.errors import Cancelled, InvalidInput, KeelwayError, NotFound
+from keelway.routing.snapshot import ServedVersion
+from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
+from keelway.transports.rest.hosts import OriginPolicy
+from keelway.transports.rest.paths import InferencePaths, InferenceRoute
+
+log = logging.getLogger("keelway.rest")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_DISCARD_LIMIT = 256 * 1024 * 1024
+_CLOSE = ((b"connection", b"close"),)
+_MEDIA_TYPES = (b"application/json", b"application/octet-stream")
+
+
+class Door:
+    """``rest`` answers whatever is no inference. ``closing`` says that connections should not be reused any more."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        http: HttpSettings,
+        limits: LimitSettings,
+        origins: OriginPolicy,
+        rest: Application,
+        closing: Callable[[], bool],
+    ) -> None:
+        self._plane = plane
+        self._max_body_bytes = http.max_body_bytes
+        self._body_timeout = http.body_timeout
+        self._request_timeout = limits.request_timeout
+        self._origins = origins
+        self._rest = rest
+        self._closing = closing
+        self._paths = InferencePaths(limits.max_nesting)
+        self._headers_of: dict[ServedVersion, list[tuple[bytes, bytes]]] = {}
+        # Unique without asking the kernel for randomness each time: a random start of the process and a count.
+        self._id_prefix = token_hex(8)
+        self._ids = count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        request_id = f"{self._id_prefix}{next(self._ids):08x}"
+        route = self._paths.find(scope["path"])
+        body_of = route.error_body if route is not None else error_body_of(scope["path"])
+        try:
+            self._origins.check(headers, scope["method"])
+            if route is None:
+                scope["request_id"] = request_id
+                await self._rest(scope, receive, send)
+                return
+            if scope["method"] != "POST":
+                raise HttpRefusal(405, "inference takes POST", ((b"allow", b"POST"),))
+            answer = await self._infer(route, headers, request_id, receive)
+        except (KeelwayError, HttpRefusal) as error:
+            if isinstance(error, Cancelled):
+                return
+            status, reply_headers, body = error_reply(error, body_of, request_id)
+        else:
+            encoded = answer.encoded
+            status, body = 200, encoded.body
+            reply_headers = [
+                (b"content-type", encoded.content_type),
+                (b"content-length", b"%d" % len(body)),
+                (b"x-request-id", request_id.encode()),
+                *self._version_headers(answer.version),
+            ]
+            if encoded.json_length is not None:
+                reply_headers.append((b"inference-header-content-length", b"%d" % encoded.json_length))
+        if self._closing():
+            reply_headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": reply_headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _infer(
+        self, route: InferenceRoute, headers: Mapping[bytes, bytes], request_id: str, receive: Receive
+    ) -> Answer:
+        plane = self._plane
+        check_media(headers)
+        started = plane.clock.monotonic()
+        length = content_length(headers)
+        plane.admit(route.transport)
+        try:
+            body = await self._body(receive, length)
+            answer = plane.infer(
+                InferenceCall(
+                    self._model(route),
+                    route.selector,
+                    route.codec,
+                    body,
+                    route.transport,
+                    request_id,
+                    started + timeout_of(headers, self._request_timeout),
+                    header_length_of(headers),
+                )
+            )
+            if isawaitable(answer):
+                return await _while_connected(answer, receive)
+            return answer
+        finally:
+            plane.admission.leave()
+
+    def _model(self, route: InferenceRoute) -> str:
+        if route.model is not None:
+            return route.model
+        only = self._plane.snapshot.only
+        if only is None:
+            raise NotFound("this short route answers where exactly one model is served; name the model in the path")
+        return only.name
+
+    async def _body(self, receive: Receive, declared: int) -> bytes:
+        """The whole body, within the size and time limits."""
+        message = await receive()
+        if declared <= self._max_body_bytes and message["type"] == "http.request" and not message.get("more_body"):
+            return message["body"]  # type: ignore[no-any-return]
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                while message["type"] == "http.request":
+                    body = message.get("body", b"")
+                    size += len(body)
+                    if max(size, declared) <= self._max_body_bytes:
+                        parts.append(body)
+                    elif max(size, declared) > _DISCARD_LIMIT:
+                        raise self._too_large(size)
+                    if not message.get("more_body"):
+                        break
+                    message = await receive()
+                else:
+                    raise Cancelled("the caller left before the body was whole")
+        except TimeoutError:
+            raise HttpRefusal(408, "the body did not arrive in time", _CLOSE) from None
+        if size > self._max_body_bytes:
+            raise self._too_large(size)
+        return b"".join(parts)
+
+    def _too_large(self, size: int) -> HttpRefusal:
+        # A body is read to its end and forgotten, within reason, so that a caller that is still sending hears why
+        # instead of seeing its connection break.
+        message = f"the body is larger than {self._max_body_bytes} bytes"
+        return HttpRefusal(413, message, _CLOSE if size > _DISCARD_LIMIT else ())
+
+    def _version_headers(self, version: ServedVersion) -> list[tuple[bytes, bytes]]:
+        headers = self._headers_of.get(version)
+        if headers is None:
+            headers = [
+                (b"keelway-model-version", version.version.encode()),
+                (b"keelway-model-digest", version.model_digest.encode()),
+            ]
+            if len(self._headers_of) > 1024:
+                self._headers_of.clear()
+            self._headers_of[version] = headers
+        return headers
+
+
+async def _while_connected(answer: Awaitable[Answer], receive: Receive) -> Answer:
+    """``answer``, unless the caller leaves first: then its work is cancelled, and skipped if it has not begun."""
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise Cancelled("the caller has left")
+        return work.result()
+    finally:
+        gone.cancel()
+        work.cancel()
+
+
+def check_media(headers: Mapping[bytes, bytes]) -> None:
+    """Only JSON and raw tensors are understood, uncompressed. ``HttpRefusal`` 415 otherwise.
+
+    A page of another site can make a browser send other types without asking first, which is why they are refused and
+    not guessed at. Without a type the body is taken as what the route expects.
+    """
+    media_type = headers.get(b"content-type", b"")
+    if media_type and not media_type.lower().startswith(_MEDIA_TYPES):
+        raise HttpRefusal(415, "the content type must be application/json or application/octet-stream")
+    encoding = headers.get(b"content-encoding", b"identity")
+    if encoding.lower() not in (b"identity", b""):
+        raise HttpRefusal(415, "compressed bodies are not supported; send the body as it is")
+
+
+def content_length(headers: Mapping[bytes, bytes]) -> int:
+    """The declared size of the body, 0 if it is not declared. The HTTP parser has checked that it is a number."""
+    text = headers.get(b"content-length", b"")
+    return int(text) if text.isdigit() else 0
+
+
+def header_length_of(headers: Mapping[bytes, bytes]) -> int | None:
+    """``Inference-Header-Content-Length``; ``InvalidInput`` if it is not a number."""
+    text = headers.get(b"inference-header-content-length")
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 12:
+        raise InvalidInput("Inference-Header-Content-Length is not a whole number")
+    return int(text)
+
+
+def timeout_of(headers: Mapping[bytes, bytes], limit: float) -> float:
+    """Seconds from ``X-Request-Timeout`` (``0.25``, ``0.25s`` or ``250ms``), at most ``limit``."""
+    text = headers.get(b"x-request-timeout")
+    if text is None:
+        return limit
+    number, scale = (text[:-2], 0.001) if text.endswith(b"ms") else (text.removesuffix(b"s"), 1.0)
+    try:
+        seconds = float(number) * scale
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidInput("X-Request-Timeout must be a positive number of seconds, such as 0.25 or 250ms")
+    return min(seconds, limit)

@@ -1,0 +1,235 @@
+"""Everything over REST that is no inference, on Starlette: health, metadata, the repository, metrics and documentation.
+
+Thin: each handler asks the fleet or the snapshot and writes down the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from keelway import __version__
+from keelway.dataplane import DataPlane
+from keelway.errors import KeelwayError, PermissionDenied
+from keelway.hosting.fleet import Fleet
+from keelway.observe.metrics import ServingMetrics
+from keelway.routing.snapshot import ServedModel, ServedVersion
+from keelway.transports.rest.docs_page import docs_page
+from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
+from keelway.transports.rest.openapi import openapi_document
+from keelway.types import TensorSpec
+
+
+def json_response(document: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(document), status, media_type="application/json")
+
+
+class Service:
+    """``draining`` says that the server has been told to stop: readiness falls first."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        fleet: Fleet,
+        metrics: ServingMetrics,
+        *,
+        allow_model_control: bool,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._plane = plane
+        self._fleet = fleet
+        self._metrics = metrics
+        self._allow_model_control = allow_model_control
+        self._draining = draining
+        self._was_ready = False
+        self.application = Starlette(routes=self._routes(), exception_handlers=_HANDLERS)
+
+    def _routes(self) -> list[Route]:
+        return [
+            Route("/", self.root),
+            Route("/docs", self.docs),
+            Route("/openapi.json", self.openapi),
+            Route("/metrics", self.metrics),
+            Route("/health/live", self.live),
+            Route("/health/ready", self.ready),
+            Route("/health/startup", self.startup),
+            Route("/ping", self.ready),
+            Route("/v1/models", self.models),
+            Route("/v1/models/{model}", self.model_status),
+            Route("/v2", self.server_metadata),
+            Route("/v2/health/live", self.live),
+            Route("/v2/health/ready", self.ready),
+            Route("/v2/models/{model}", self.model_metadata),
+            Route("/v2/models/{model}/ready", self.model_ready),
+            Route("/v2/models/{model}/versions/{version}", self.model_metadata),
+            Route("/v2/models/{model}/versions/{version}/ready", self.model_ready),
+            Route("/v2/repository/index", self.index, methods=["POST"]),
+            Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
+            Route("/v2/repository/models/{model}/unload", self.unload, methods=["POST"]),
+        ]
+
+    # Health
+
+    async def live(self, request: Request) -> Response:
+        return json_response({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        ready = self._fleet.ready and not self._draining()
+        self._was_ready = self._was_ready or ready
+        return json_response({"ready": ready}, 200 if ready else 503)
+
+    async def startup(self, request: Request) -> Response:
+        """Whether the server has ever been ready: a drain does not undo a start."""
+        self._was_ready = self._was_ready or self._fleet.ready
+        return json_response({"started": self._was_ready}, 200 if self._was_ready else 503)
+
+    # Metadata
+
+    async def server_metadata(self, request: Request) -> Response:
+        extensions = ["binary_tensor_data", "model_repository"]
+        return json_response({"name": "keelway", "version": __version__, "extensions": extensions})
+
+    async def model_metadata(self, request: Request) -> Response:
+        model, version = self._find(request)
+        signature = version.signature
+        return json_response(
+            {
+                "name": model.name,
+                "versions": [version.version] if "version" in request.path_params else sorted(model.versions),
+                "platform": f"keelway_{version.metadata['runtime']}",
+                "inputs": [tensor_document(spec) for spec in signature.inputs],
+                "outputs": [tensor_document(spec) for spec in signature.outputs],
+                "parameters": {"model_digest": version.model_digest, "policy_revision": version.policy_revision},
+            }
+        )
+
+    async def model_ready(self, request: Request) -> Response:
+        self._find(request)
+        return json_response({"ready": True})
+
+    async def models(self, request: Request) -> Response:
+        """The models served, with their versions and features, for people."""
+        models = self._plane.snapshot.models.values()
+        return json_response({"models": [model_document(model) for model in models]})
+
+    async def model_status(self, request: Request) -> Response:
+        """TensorFlow Serving's model status and KServe V1's readiness in one document."""
+        model, _ = self._find(request)
+        states = [
+            {"version": version, "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+            for version in model.versions
+        ]
+        return json_response({**model_document(model), "ready": True, "model_version_status": states})
+
+    # Repository
+
+    async def index(self, request: Request) -> Response:
+        only_ready = (await _json_object(request)).get("ready") is True
+        entries = [entry._asdict() for entry in self._fleet.index()]
+        return json_response([entry for entry in entries if entry["state"] == "READY" or not only_ready])
+
+    async def load(self, request: Request) -> Response:
+        await self._controlled(request)
+        await self._fleet.load(request.path_params["model"])
+        return json_response({})
+
+    async def unload(self, request: Request) -> Response:
+        await self._controlled(request)
+        await self._fleet.unload(request.path_params["model"])
+        return json_response({})
+
+    async def _controlled(self, request: Request) -> None:
+        await _json_object(request)
+        if not self._allow_model_control:
+            raise PermissionDenied(
+                "loading and unloading over the network is switched off; start with --allow-model-control"
+            )
+
+    # Metrics and documentation
+
+    async def metrics(self, request: Request) -> Response:
+        encoder, media_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encoder(self._metrics.registry), headers={"content-type": media_type})
+
+    async def openapi(self, request: Request) -> Response:
+        return json_response(openapi_document(list(self._plane.snapshot.models.values())))
+
+    async def docs(self, request: Request) -> Response:
+        return docs_page()
+
+    async def root(self, request: Request) -> Response:
+        return RedirectResponse("/docs")
+
+    def _find(self, request: Request) -> tuple[ServedModel, ServedVersion]:
+        name = request.path_params["model"]
+        snapshot = self._plane.snapshot
+        return snapshot.model(name), snapshot.resolve(name, request.path_params.get("version"))
+
+
+def tensor_document(spec: TensorSpec) -> dict[str, Any]:
+    """A tensor as the Open Inference Protocol describes it; a packed one names its columns in its parameters."""
+    document: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+    if spec.columns:
+        document["parameters"] = {"columns": list(spec.columns)}
+    return document
+
+
+def model_document(model: ServedModel) -> dict[str, Any]:
+    """A model as people read it."""
+    default = model.versions[model.default]
+    return {
+        "name": model.name,
+        "version": model.default,
+        "versions": sorted(model.versions),
+        "aliases": dict(model.aliases),
+        "model_digest": default.model_digest,
+        "features": [
+            {"name": feature.name, "datatype": feature.datatype, "nullable": feature.nullable}
+            for feature in default.signature.features
+        ],
+    }
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    """The body as an object; an empty body is an empty object. Other media types are refused: a page of another site
+    can send those without asking."""
+    media_type = request.headers.get("content-type", "")
+    if media_type and not media_type.startswith("application/json"):
+        raise HttpRefusal(415, "the content type must be application/json")
+    body = await request.body()
+    try:
+        document = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError:
+        raise HttpRefusal(400, "the body is not valid JSON") from None
+    if not isinstance(document, dict):
+        raise HttpRefusal(400, "the body must be an object")
+    return document
+
+
+def _error_response(request: Request, error: Exception) -> Response:
+    """Every error of a route, in the form its family promises; an unknown one without a word of its text."""
+    if not isinstance(error, KeelwayError | HttpRefusal):
+        status = getattr(error, "status_code", 500)
+        words = {404: "there is no such route", 405: "this route does not take that method"}
+        headers = tuple((k.lower().encode(), v.encode()) for k, v in (getattr(error, "headers", None) or {}).items())
+        error = HttpRefusal(status, words.get(status, "internal error"), headers)
+    status, headers_list, body = error_reply(error, error_body_of(request.url.path), request.scope["request_id"])
+    response = Response(body, status)
+    response.raw_headers[:] = headers_list
+    return response
+
+
+_HANDLERS: Mapping[Any, Any] = {
+    KeelwayError: _error_response,
+    HttpRefusal: _error_response,
+    404: _error_response,
+    405: _error_response,
+    Exception: _error_response,
+}

@@ -1,0 +1,196 @@
+"""The values that travel between stages: tensors and their descriptions, requests, responses, principals, records.
+
+Frozen and typed. Nothing here parses, validates or computes; that is the business of the stages. The classes are
+``msgspec.Struct`` because some are made once per request and a frozen dataclass costs several times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+#: Open Inference Protocol datatype -> NumPy dtype, little-endian where the width allows. BYTES is an object array
+#: whose elements are ``bytes`` or ``str``.
+NUMPY_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(object),
+}
+
+_DATATYPES: Final = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
+
+
+def datatype_of(dtype: np.dtype[Any]) -> str:
+    """The Open Inference Protocol datatype of a NumPy dtype; strings of any kind are BYTES. ``KeyError`` if there is
+    none (complex, datetime)."""
+    if dtype.kind in "OUS":
+        return "BYTES"
+    return _DATATYPES[dtype.newbyteorder("<")]
+
+
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One input or output tensor of a model.
+
+    ``shape`` includes the batch axis as -1, and any other axis of variable length as -1 too. ``columns`` names the
+    columns of a packed tensor of shape [-1, n], in order; it is empty for a tensor that is not packed.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    columns: tuple[str, ...] = ()
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """A named array. Its shape is the array's; ``datatype`` is the protocol's word for the dtype."""
+
+    name: str
+    datatype: str
+    data: Array
+
+
+class WireTensor(msgspec.Struct, frozen=True):
+    """A tensor as a caller sent it: described, not yet checked against any model.
+
+    ``data`` is a flat or nested list (JSON) or an array of the stated dtype and shape (binary).
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Any
+
+
+class RequestedOutput(msgspec.Struct, frozen=True):
+    """An output the caller named, and whether it wants it as raw bytes."""
+
+    name: str
+    binary: bool = False
+
+
+class TensorRequest(msgspec.Struct, frozen=True):
+    """A request in tensors (Open Inference Protocol). Atomic: it succeeds or fails as a whole.
+
+    ``outputs`` empty means all. ``binary_outputs`` is the default for outputs that do not say."""
+
+    inputs: Sequence[WireTensor]
+    outputs: Sequence[RequestedOutput] = ()
+    id: str = ""
+    binary_outputs: bool = False
+
+
+class RowRequest(msgspec.Struct, frozen=True):
+    """A request in rows, for people: each row is a mapping of feature name to value, or a list in the model's order.
+
+    Rows succeed or fail one by one unless ``atomic``.
+    """
+
+    rows: Sequence[Any]
+    atomic: bool = False
+
+
+class ColumnRequest(msgspec.Struct, frozen=True):
+    """A request in columns (TensorFlow Serving's and MLflow's ``inputs``): name -> list of values, or one bare list."""
+
+    columns: Mapping[str, Any] | Sequence[Any]
+
+
+InferenceRequest = TensorRequest | RowRequest | ColumnRequest
+
+
+class BoundRequest(msgspec.Struct, frozen=True):
+    """A request fitted to one model: what the runtime will be given.
+
+    ``inputs`` maps the model's tensor names to arrays. ``rows`` is the number of rows in them (``None`` for a model
+    without a batch axis). ``row_errors`` maps the position of each refused row, in the caller's order, to its error;
+    ``positions`` lists the caller's positions of the rows that are in ``inputs`` (``None``: all of them, in order).
+    ``tags`` are flags such as ``out_of_range:age``, raised by observed ranges; they never refuse anything.
+    """
+
+    inputs: Mapping[str, Array]
+    rows: int | None
+    row_errors: Mapping[int, Exception] = {}
+    positions: Sequence[int] | None = None
+    tags: Sequence[str] = ()
+
+
+class OutputRoles(msgspec.Struct, frozen=True):
+    """Which outputs carry the predicted value and the probabilities, and the class labels in the order of the latter.
+
+    All empty for a model whose outputs have no such meaning."""
+
+    label: str = ""
+    probabilities: str = ""
+    labels: Sequence[Any] = ()
+
+
+class InferenceResponse(msgspec.Struct, frozen=True):
+    """What one version of one model answered.
+
+    ``outputs`` are in the order asked for. ``rows``, ``row_errors`` and ``positions`` are as in ``BoundRequest``;
+    ``outputs`` hold only the rows that were run. ``served_at`` is in seconds since the Unix epoch.
+    """
+
+    model: str
+    version: str
+    model_digest: str
+    policy_revision: int
+    request_id: str
+    served_at: float
+    outputs: Sequence[Tensor]
+    roles: OutputRoles = OutputRoles()
+    rows: int | None = None
+    row_errors: Mapping[int, Exception] = {}
+    positions: Sequence[int] | None = None
+    tags: Sequence[str] = ()
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who is asking. ``scopes`` are words such as ``predict:*`` or ``admin``."""
+
+    name: str
+    scopes: frozenset[str] = frozenset()
+
+    def may(self, action: str, model: str) -> bool:
+        scopes = self.scopes
+        return f"{action}:*" in scopes or f"{action}:{model}" in scopes or "admin" in scopes
+
+
+#: The principal of a server on loopback without credentials configured.
+ANONYMOUS: Final = Principal("anonymous", frozenset({"predict:*"}))
+
+
+class InferenceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One answered request, as the control plane sees it. Holds no value of the caller's.
+
+    ``time`` is seconds since the Unix epoch; durations are in seconds.
+    """
+
+    request_id: str
+    time: float
+    model: str
+    version: str
+    model_digest: str
+    policy_revision: int
+    transport: str
+    principal: str
+    code: str
+    rows: int
+    duration: float
+    tags: Sequence[str] = ()

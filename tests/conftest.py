@@ -1,0 +1,59 @@
+"""What holds for every test: settings of the developer's own shell do not leak in, and no test is skipped silently.
+
+A skipped test is a claim nobody checks. A run fails when a test was skipped that is not in ``ALLOWED_SKIPS``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+#: Start of a node id -> why it may be skipped, and who checks it instead.
+ALLOWED_SKIPS: Mapping[str, str] = {}
+
+# A busy machine is not a finding: examples have no deadline of their own, and on CI they are the same in every run.
+settings.register_profile(
+    "keelway", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("keelway")
+
+
+class SkipWatch:
+    """Collects the skips of a run and turns it red if one of them was not agreed on."""
+
+    def __init__(self) -> None:
+        self.unexplained: list[str] = []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not hasattr(report, "wasxfail"):
+            self._note(report)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.unexplained and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.unexplained:
+            terminalreporter.section("skipped without being on the list in tests/conftest.py", red=True, bold=True)
+            for node in self.unexplained:
+                terminalreporter.line(node, red=True)
+
+    def _note(self, report: pytest.CollectReport | pytest.TestReport) -> None:
+        if report.skipped and not report.nodeid.startswith(tuple(ALLOWED_SKIPS)):
+            self.unexplained.append(report.nodeid)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SkipWatch(), "keelway-skip-watch")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith("KEELWAY_")]:
+        monkeypatch.delenv(variable)

@@ -1,0 +1,137 @@
+# S4: append-only history; the schema the code expects is the schema the migrations make
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from keelway.clock import Clock
+from keelway.errors import FailedPrecondition, InvalidInput, Unavailable
+from keelway.registry import migration, schema
+from keelway.registry.store import Registry
+
+DIGEST = "sha256:" + "0" * 64
+
+
+def database(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def test_the_newest_migration_is_the_one_the_code_expects() -> None:
+    assert ScriptDirectory(migration._FOLDER).get_current_head() == schema.HEAD
+
+
+def test_the_migrations_make_the_tables_the_code_queries(registry: Registry) -> None:
+    with registry._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+
+
+def test_the_store_reads_ahead_of_writers_and_checks_references(registry: Registry) -> None:
+    with registry._engine.connect() as connection:
+        pragmas = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "foreign_keys", "busy_timeout")
+        ]
+    assert pragmas == ["wal", 1, 5000]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE history SET why = 'forged'",
+        "DELETE FROM history",
+        "DELETE FROM history WHERE id = 1",
+        "INSERT OR REPLACE INTO history (id, at, who, action, model, why) VALUES (1, 0, 'x', 'push', 'm', 'forged')",
+        "REPLACE INTO history (id, at, who, action, model, why) VALUES (2, 0, 'x', 'push', 'm', 'forged')",
+    ],
+)
+def test_history_cannot_be_changed_even_by_hand(registry: Registry, url: str, statement: str) -> None:
+    registry.push("churn", None, DIGEST, who="ann", why="x")
+    before = registry.history()
+    with closing(sqlite3.connect(database(url))) as connection, pytest.raises(sqlite3.IntegrityError, match="append"):
+        connection.execute(statement)
+    assert registry.history() == before
+
+
+def test_opening_a_store_at_head_does_not_import_alembic(registry: Registry, url: str) -> None:
+    program = """
+import sys
+from keelway.clock import SystemClock
+from keelway.registry.store import Registry
+Registry.open(sys.argv[1], clock=SystemClock()).close()
+print("alembic" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program, url], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_store_is_kept_when_opened_again(url: str, clock: Clock) -> None:
+    for expected in ("1.0.0", "1.1.0"):
+        with closing(Registry.open(url, clock=clock)) as registry:
+            assert registry.push("churn", None, DIGEST, who="ann", why="x").version == expected
+
+
+def test_a_database_of_something_else_is_left_alone(url: str, clock: Clock) -> None:
+    database(url).parent.mkdir()
+    with closing(sqlite3.connect(database(url))) as connection:
+        connection.execute("CREATE TABLE invoices (id INTEGER)")
+    with pytest.raises(FailedPrecondition):
+        Registry.open(url, clock=clock)
+    with closing(sqlite3.connect(database(url))) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("invoices",)]
+
+
+def test_a_store_of_a_newer_keelway_is_left_alone(registry: Registry, url: str, clock: Clock) -> None:
+    with closing(sqlite3.connect(database(url))) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(FailedPrecondition) as refusal:
+        Registry.open(url, clock=clock)
+    assert "upgrade" in str(refusal.value.hint)
+
+
+def test_a_migration_that_fails_halfway_leaves_nothing(url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("CREATE TABLE half (id INTEGER)")
+        raise Unavailable("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(migration, "_upgrade", fail)
+        with pytest.raises(Unavailable):
+            Registry.open(url, clock=clock)
+    with closing(Registry.open(url, clock=clock)) as registry:
+        assert registry.models() == ()
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "mysql://localhost/x", "sqlite://", "sqlite:///:memory:", "/a/path"])
+def test_an_address_that_is_no_store_is_refused(url: str, clock: Clock) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        Registry.open(url, clock=clock)
+    assert "sqlite:///" in str(refusal.value.hint)
+
+
+def test_a_postgresql_driver_that_is_missing_is_named(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(FailedPrecondition) as refusal:
+        Registry.open("postgresql+psycopg://localhost/x", clock=clock)
+    assert "psycopg" in str(refusal.value.hint)
+
+
+def test_a_file_that_is_no_database_and_a_place_that_cannot_be_are_unavailable(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "text").write_text("not a database, but long enough to be read as one " * 100)
+    for path in (tmp_path / "text", tmp_path / "text" / "below.db", tmp_path):
+        with pytest.raises(Unavailable) as refusal:
+            Registry.open(f"sqlite:///{path}", clock=clock)
+        assert str(tmp_path) not in refusal.value.message
+
+
+def test_a_path_with_a_percent_sign_works(tmp_path: Path, clock: Clock) -> None:
+    with closing(Registry.open(f"sqlite:///{tmp_path}/100%s/registry.db", clock=clock)) as registry:
+        assert registry.state_token() == 0
