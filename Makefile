@@ -43,7 +43,7 @@ check: $(VENV)/.installed ## format, lint, types, dependency rule, generated fil
 	$(BIN)/lint-imports
 	$(BIN)/python -m keelway.cli.reference --check docs/reference
 
-bench: $(VENV)/.installed ## measure, and write docs/benchmarks.md
+bench: $(VENV)/.installed $(VENV)/.demo ## measure, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.installed ## write the generated pages anew, then check every link and code block

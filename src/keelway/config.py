@@ -22,7 +22,8 @@ from keelway.errors import FailedPrecondition, InvalidInput
 DEFAULT_HOME = Path(".keelway")
 
 PositiveInt = Annotated[int, Meta(ge=1)]
-PositiveSeconds = Annotated[float, Meta(gt=0)]
+# TOML knows infinity, the timers of an event loop do not.
+PositiveSeconds = Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -151,7 +152,13 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    level: Annotated[str, Meta(description="Least severe level logged: debug, info, warning or error.")] = "info"
+    level: Annotated[
+        str,
+        Meta(
+            description="Least severe level logged: debug, info, warning or error.",
+            pattern="^(?i:debug|info|warning|error)$",
+        ),
+    ] = "info"
     format: Annotated[
         str,
         Meta(
@@ -185,11 +192,11 @@ def load_settings(
     for section, field, variable in variables():
         text = (os.environ if environment is None else environment).get(variable)
         if text is not None:
-            tables.setdefault(section, {})[field] = _from_text(section, field, text)
+            _table(tables, section)[field] = _from_text(section, field, text)
     for section, values in (overrides or {}).items():
         given = {field: value for field, value in values.items() if value is not None}
         if given:
-            tables.setdefault(section, {}).update(given)
+            _table(tables, section).update(given)
     try:
         return msgspec.convert(tables, Settings)
     except msgspec.ValidationError as error:
@@ -210,6 +217,13 @@ def _read(file: Path) -> dict[str, Any]:
         raise FailedPrecondition(f"cannot read the settings file {file.name}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FailedPrecondition(f"the settings file {file.name} is not valid TOML: {error}") from None
+
+
+def _table(tables: dict[str, Any], section: str) -> dict[str, Any]:
+    table = tables.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise InvalidInput(f"settings: {section} is not a table", hint=f"write its settings below [{section}]")
+    return table
 
 
 def _from_text(section: str, field: str, text: str) -> Any:

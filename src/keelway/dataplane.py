@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
-from inspect import isawaitable
 from typing import NoReturn
 
 import msgspec
@@ -125,7 +124,7 @@ class DataPlane:
             passage.wanted = wanted_outputs(request, version)
             self._mark(passage)
             outputs = self._run(passage, version, bound.inputs)
-            if isawaitable(outputs):
+            if not isinstance(outputs, list | tuple):
                 version.usage.begin()
                 return self._finish_later(passage, version, request, bound, outputs)
             return self._finish(passage, version, request, bound, outputs)
@@ -157,14 +156,15 @@ class DataPlane:
         outputs: Awaitable[Sequence[Array]],
     ) -> Answer:
         try:
-            async with asyncio.timeout(max(0.0, passage.call.deadline - self.clock.monotonic())):
+            async with asyncio.timeout(max(0.0, passage.call.deadline - self.clock.monotonic())) as timer:
                 arrays = await outputs
             return self._finish(passage, version, request, bound, arrays)
         except asyncio.CancelledError:
             self._observe(passage, "CANCELLED")
             raise
-        except TimeoutError:
-            self._fail(passage, DeadlineExceeded("the deadline passed before the model answered"))
+        except TimeoutError as error:
+            late = DeadlineExceeded("the deadline passed before the model answered")
+            self._fail(passage, late if timer.expired() else error)  # a model has timeouts of its own
         except Exception as error:  # noqa: BLE001 - as in infer
             self._fail(passage, error)
         finally:

@@ -5,7 +5,7 @@ Only seams with an implementation stand here; the design names more, and they ar
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -45,10 +45,8 @@ class RuntimeOptions(NamedTuple):
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
 
-class MemberLoader(Protocol):
-    """Loads a member of a pipeline, given its model digest. The caller owns and closes the runtime."""
-
-    def __call__(self, model_digest: str) -> Runtime: ...
+#: Loads a member of a pipeline, given its model digest. The caller owns and closes the runtime.
+MemberLoader = Callable[[str], Runtime]
 
 
 class RuntimeLoader(Protocol):

@@ -119,9 +119,18 @@ def test_a_blob_that_has_grown_never_fills_the_disk(
     store = BlobStore.open(tmp_path / "store")
     entry = store.put_file(source)
     with blob_path(tmp_path / "store").open("r+b") as file:
-        file.truncate(1 << 40)  # sparse
+        file.truncate(1_000_000)
+    read: list[int] = []
+    whole = store._filesystem.cat_file
+
+    def counted(path: str, start: int, end: int) -> bytes:
+        read.append(end)
+        return whole(path, start, end)
+
+    monkeypatch.setattr(store._filesystem, "cat_file", counted)
     with pytest.raises(CorruptArtifact):
         store.fetch(entry.sha256, tmp_path / "copy", entry.size)
+    assert read[-1] < entry.size + 2048
 
 
 def test_fetch_never_overwrites_or_follows_what_is_there(store: BlobStore, source: Path, tmp_path: Path) -> None:

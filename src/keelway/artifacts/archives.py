@@ -188,7 +188,7 @@ def _check_zip_entry(info: zipfile.ZipInfo) -> None:
     # The other methods unpack a block at a time, however large it turns out.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise CorruptArtifact("the archive uses a compression other than deflate", hint="pack it again with zip")
-    if info.filename != info.orig_filename:
+    if "\0" in info.orig_filename:
         raise CorruptArtifact("a name in the archive has a NUL in it")
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG):

@@ -48,8 +48,8 @@ def check_relative(path: str) -> str:
     if len(names) > MAX_DEPTH:
         raise CorruptArtifact(f"a file lies more than {MAX_DEPTH} folders deep", hint=_HINT)
     for name in names:
-        # "", "." and ".." are the ways out; the last two rules keep two names from being one file elsewhere.
-        if name in ("", ".", "..") or name[-1] in ". " or len(name.encode()) > MAX_NAME_BYTES:
+        # That covers "." and "..", the ways out; elsewhere a dot or a space at the end is dropped without a word.
+        if not name or name[-1] in ". " or len(name.encode()) > MAX_NAME_BYTES:
             raise CorruptArtifact("a file's path does not stay inside its folder", hint=_HINT)
     return path
 

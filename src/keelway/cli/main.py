@@ -24,13 +24,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("push", help=push.HELP)(push.push)
-app.command("serve", help=serve.HELP)(serve.serve)
-app.command("predict", help=predict.HELP)(predict.predict)
-app.command("models", help=models.MODELS_HELP)(models.models)
-app.command("show", help=models.SHOW_HELP)(models.show)
-app.command("promote", help=models.PROMOTE_HELP)(models.promote)
-app.command("health", help=health.HELP)(health.health)
+app.command("push", short_help="Convert, prove and register a trained model.", help=push.HELP)(push.push)
+app.command("serve", short_help="Serve models over REST.", help=serve.HELP)(serve.serve)
+app.command("predict", short_help="Predict rows from a file.", help=predict.HELP)(predict.predict)
+app.command("models", short_help="List the registered models.", help=models.MODELS_HELP)(models.models)
+app.command("show", short_help="Show one version and its proof.", help=models.SHOW_HELP)(models.show)
+app.command("promote", short_help="Point an alias to a version.", help=models.PROMOTE_HELP)(models.promote)
+app.command("health", short_help="Ask a server whether it is ready.", help=health.HELP)(health.health)
 
 
 def _version(value: bool) -> None:

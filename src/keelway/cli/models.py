@@ -17,7 +17,7 @@ from keelway.cli.options import (
     registry_settings,
     whoami,
 )
-from keelway.cli.output import print_json, print_table
+from keelway.cli.output import print_json, print_table, report_lines
 
 if TYPE_CHECKING:
     from keelway.artifacts.manifest import Manifest
@@ -50,7 +50,7 @@ Examples:
 
 def models(store: StoreOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
     registry = open_registry(registry_settings(config, store, None))
-    listed = []
+    listed: list[dict[str, Any]] = []
     for model in registry.models():
         versions = registry.versions(model.name)
         aliases = {alias.alias: alias.version for alias in registry.aliases(model.name)}
@@ -101,7 +101,9 @@ def promote(
 
     wanted = parse_reference(reference)
     if wanted.version is None:
-        raise InvalidInput("say which version", hint=f"keelway promote {wanted.name}@1.2.0; see keelway show {wanted.name}")
+        raise InvalidInput(
+            "say which version", hint=f"keelway promote {wanted.name}@1.2.0; see keelway show {wanted.name}"
+        )
     registry = open_registry(registry_settings(config, store, None))
     before = {known.alias: known.version for known in registry.aliases(wanted.name)}.get(alias)
     moved = registry.set_alias(wanted.name, alias, wanted.version, who=whoami(), why=why, expected_from=before)
@@ -133,15 +135,19 @@ def show_document(
         "report": version.report,
         "metadata": version.metadata,
         "history": [
-            {"at": rfc3339(entry.at), "who": entry.who, "action": entry.action, "change": _change(entry), "why": entry.why}
+            {
+                "at": rfc3339(entry.at),
+                "who": entry.who,
+                "action": entry.action,
+                "change": _change(entry),
+                "why": entry.why,
+            }
             for entry in history
         ],
     }
 
 
 def _print_version(document: dict[str, Any]) -> None:
-    from keelway.publish.release import report_lines
-
     aliases = f"  ({', '.join(document['aliases'])})" if document["aliases"] else ""
     typer.echo(f"{document['model']} {document['version']}{aliases}")
     typer.echo(f"  {document['model_digest']}")
@@ -157,8 +163,14 @@ def _print_version(document: dict[str, Any]) -> None:
     tensors = [("input", t["name"], t["datatype"], t["shape"]) for t in signature["inputs"]]
     tensors += [("output", t["name"], t["datatype"], t["shape"]) for t in signature["outputs"]]
     print_table("tensors", ("", "tensor", "datatype", "shape"), tensors)
-    print_table("files", ("file", "bytes", "sha256"), [(f["path"], f["size"], f["sha256"][:12]) for f in document["files"]])
-    print_table("history", ("at", "who", "change", "why"), [(h["at"], h["who"], h["change"], h["why"]) for h in document["history"]])
+    print_table(
+        "files", ("file", "bytes", "sha256"), [(f["path"], f["size"], f["sha256"][:12]) for f in document["files"]]
+    )
+    print_table(
+        "history",
+        ("at", "who", "change", "why"),
+        [(h["at"], h["who"], h["change"], h["why"]) for h in document["history"]],
+    )
 
 
 def _change(entry: HistoryEntry) -> str:

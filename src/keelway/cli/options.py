@@ -16,7 +16,8 @@ StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="Registry database; default: SQLite inside .keelway/.")
 ]
 ArtifactsOption = Annotated[
-    str | None, typer.Option("--artifacts", metavar="URL", help="Where model files are kept; default: .keelway/artifacts.")
+    str | None,
+    typer.Option("--artifacts", metavar="URL", help="Where model files are kept; default: .keelway/artifacts."),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file (keelway.toml).", show_default=False)

@@ -35,11 +35,21 @@ Predict = Callable[[Sequence[Any]], dict[str, Any]]
 
 
 def predict(
-    model: Annotated[str, typer.Argument(metavar="NAME|FILE|URL", help="A registered name, an ONNX file, or http://HOST:PORT[/NAME].")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="NAME|FILE|URL", help="A registered name, an ONNX file, or http://HOST:PORT[/NAME]."),
+    ],
     input_: Annotated[str, typer.Option("--input", "-i", metavar="FILE|-", help="The rows.")],
-    timeout: Annotated[float, typer.Option("--timeout", min=0.01, help="Seconds to wait for a server's answer.")] = 60.0,
-    trust_type: Annotated[list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")] = None,
-    allow_python: Annotated[list[str] | None, typer.Option("--allow-python", metavar="DIGEST", help="Model digest whose Python code may run.")] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.01, help="Seconds to wait for a server's answer.")
+    ] = 60.0,
+    trust_type: Annotated[
+        list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
+    ] = None,
+    allow_python: Annotated[
+        list[str] | None,
+        typer.Option("--allow-python", metavar="DIGEST", help="Model digest whose Python code may run."),
+    ] = None,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
@@ -104,7 +114,9 @@ def local(
     )
     serving = msgspec.structs.replace(settings.serving, models=(model,))
     if is_file(model) and not Path(model).exists():
-        raise NotFound(f"there is no file {model}", hint="give the path of an ONNX file, a registered name or an address")
+        raise NotFound(
+            f"there is no file {model}", hint="give the path of an ONNX file, a registered name or an address"
+        )
     settings = msgspec.structs.replace(settings, serving=serving, runtime=runtime)
     version, answer = offline(settings, model_source(settings))
     features = {feature.name: feature.datatype for feature in version.signature.features}
@@ -127,7 +139,9 @@ def read_rows(source: str) -> list[Any]:
     try:
         text = sys.stdin.read() if source == "-" else path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise NotFound(f"cannot read {path.name}: {error.strerror}", hint="--input takes a file, or - for stdin") from None
+        raise NotFound(
+            f"cannot read {path.name}: {error.strerror}", hint="--input takes a file, or - for stdin"
+        ) from None
     except UnicodeDecodeError:
         raise InvalidInput("the rows are not UTF-8 text", hint="give CSV, JSON, JSON lines or Parquet") from None
     rows = _parse(text.strip())
@@ -147,7 +161,9 @@ def _parse(text: str) -> list[Any]:
         try:
             return [json_module.loads(line) for line in text.splitlines() if line.strip()]
         except ValueError:
-            raise InvalidInput("the rows are neither JSON nor JSON lines", hint="CSV starts with its header line") from None
+            raise InvalidInput(
+                "the rows are neither JSON nor JSON lines", hint="CSV starts with its header line"
+            ) from None
     if isinstance(document, dict):
         document = document.get("instances", [document])
     return document if isinstance(document, list) else [document]
@@ -210,12 +226,14 @@ def _mention_unknown(rows: Sequence[Any], features: Mapping[str, str]) -> None:
 
 
 def _print_predictions(document: Mapping[str, Any]) -> None:
-    labels = document.get("labels", [])
+    labels: Sequence[Any] = document.get("labels", ())
     rows = []
     for number, prediction in enumerate(document["predictions"]):
         probabilities = document["probabilities"][number] if "probabilities" in document else None
         rows.append([number, _short(prediction), *(f"{p:.4f}" for p in probabilities or [])])
     title = f"{document['model']} {document['model_version']}"
+    if not labels:
+        labels = range(max((len(row) - 2 for row in rows), default=0))
     print_table(title, ("row", "prediction", *(f"P({label})" for label in labels)), rows)
     for error in document.get("errors", ()):
         typer.echo(f"keelway: row {error['row']}: {error['message']}", err=True)

@@ -38,7 +38,8 @@ def push(
     name: Annotated[str, typer.Argument(help="Name of the model: a-z, 0-9, - and _.")],
     file: Annotated[Path, typer.Argument(help="The trained file.")],
     sample: Annotated[
-        Path | None, typer.Option("--sample", metavar="FILE", help="Rows like those it will see: Parquet, CSV, Arrow, JSON.")
+        Path | None,
+        typer.Option("--sample", metavar="FILE", help="Rows like those it will see: Parquet, CSV, Arrow, JSON."),
     ] = None,
     target: Annotated[
         str | None, typer.Option("--target", metavar="COLUMN", help="Column of the sample that is predicted.")

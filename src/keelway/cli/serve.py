@@ -31,7 +31,8 @@ def serve(
         list[str] | None, typer.Argument(metavar="[NAME[@VERSION|@ALIAS] ...] [FILE]", show_default=False)
     ] = None,
     http: Annotated[
-        str | None, typer.Option("--http", metavar="HOST:PORT", help="Listen here; default 127.0.0.1:8080, port 0: free.")
+        str | None,
+        typer.Option("--http", metavar="HOST:PORT", help="Listen here; default 127.0.0.1:8080, port 0: free."),
     ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Allow listening beyond loopback without credentials.")
@@ -80,7 +81,9 @@ def model_source(settings: Settings) -> ModelSource:
     files = [name for name in names if is_file(name)]
     if files:
         if len(names) > 1:
-            raise InvalidInput("a file is served alone", hint=f"push it to serve it beside others: keelway push NAME {files[0]}")
+            raise InvalidInput(
+                "a file is served alone", hint=f"push it to serve it beside others: keelway push NAME {files[0]}"
+            )
         from keelway.hosting.files import FileSource
 
         return FileSource(Path(files[0]))

@@ -27,7 +27,7 @@ def decode_tensor(raw: memoryview, datatype: str, shape: tuple[int, ...], name: 
         elements = _decode_bytes(raw, count, name)
         array = np.empty(count, dtype=object)
         array[:] = elements
-        return array.reshape(shape)
+        return reshape(array, shape, name)
     dtype = numpy_dtype(datatype, name)
     if len(raw) != count * dtype.itemsize:
         raise InvalidInput(
@@ -35,7 +35,16 @@ def decode_tensor(raw: memoryview, datatype: str, shape: tuple[int, ...], name: 
         )
     if datatype == "BOOL" and not set(bytes(raw)) <= {0, 1}:
         raise InvalidInput(f"input {name!r}: a BOOL is one byte, 0 or 1", field=name)
-    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+    return reshape(np.frombuffer(raw, dtype=dtype), shape, name)
+
+
+def reshape(flat: Array, shape: tuple[int, ...], name: str) -> Array:
+    """``flat`` in ``shape``, which it is known to fill. ``InvalidInput`` for an empty tensor whose other dimensions are
+    beyond NumPy."""
+    try:
+        return flat.reshape(shape)
+    except ValueError:
+        raise InvalidInput(f"input {name!r}: a dimension of the shape is too large", field=name) from None
 
 
 def encode_tensor(array: Array) -> bytes:

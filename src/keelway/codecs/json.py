@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import msgspec
 import orjson
 
-from keelway.codecs.binary import decode_tensor, encode_tensor, split_body
+from keelway.codecs.binary import decode_tensor, encode_tensor, reshape, split_body
 from keelway.codecs.limits import DEFAULT_MAX_NESTING, check_nesting
-from keelway.contract.values import flatten, float_array, numpy_dtype, to_array
+from keelway.contract.values import MAX_AXES, flatten, float_array, numpy_dtype, to_array
 from keelway.errors import InvalidInput, MalformedRequest, Unsupported
 from keelway.ports import Encoded
 from keelway.types import Array, InferenceRequest, InferenceResponse, RequestedOutput, Tensor, TensorRequest, WireTensor
@@ -25,6 +25,8 @@ OCTETS = b"application/octet-stream"
 
 # Names stand in error messages, so a caller must not be able to make them long.
 _Name = Annotated[str, msgspec.Meta(max_length=256)]
+# NumPy has no more axes, and multiplying a million of them would take minutes.
+_Shape = Annotated[tuple[int, ...], msgspec.Meta(max_length=MAX_AXES)]
 
 
 class _Parameters(msgspec.Struct, frozen=True):
@@ -37,7 +39,7 @@ class _Parameters(msgspec.Struct, frozen=True):
 
 class _FloatInput(msgspec.Struct, frozen=True):
     name: _Name
-    shape: tuple[int, ...]
+    shape: _Shape
     datatype: str
     data: list[float]
 
@@ -58,7 +60,7 @@ class _FloatRequest(msgspec.Struct, frozen=True):
 
 class _AnyInput(msgspec.Struct, frozen=True):
     name: _Name
-    shape: tuple[int, ...]
+    shape: _Shape
     datatype: str
     data: list[Any] | None = None
     parameters: _Parameters | None = None
@@ -88,7 +90,7 @@ class OpenInferenceCodec:
         check_nesting(body, self._max_nesting)
         try:
             request = _decode_floats(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._parse_any(body, memoryview(b""))
         inputs = []
         for tensor in request.inputs:
@@ -146,7 +148,7 @@ class OpenInferenceCodec:
             request = _decode_any(head)
         except msgspec.ValidationError as error:
             raise MalformedRequest(f"the request does not fit the protocol: {error}") from None
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedRequest("the body is not valid JSON") from None
         inputs = []
         at = 0
@@ -182,6 +184,8 @@ def json_rows(array: Array) -> Any:
     """What ``orjson`` writes for ``array`` as nested lists, one element per row."""
     if array.dtype.kind in "OUS":
         return _texts(array.tolist())
+    if array.ndim == 0:
+        return array[()]
     return array if array.flags.c_contiguous else array.copy()
 
 
@@ -218,7 +222,7 @@ def _shaped(flat: Array, shape: tuple[int, ...], name: str) -> Array:
     if len(flat) != math.prod(shape) or min(shape, default=0) < 0:
         check_shape(shape, name)
         raise InvalidInput(f"input {name!r}: {len(flat)} values do not make the shape it states", field=name)
-    return flat.reshape(shape)
+    return reshape(flat, shape, name)
 
 
 def _request(request: _FloatRequest | _AnyRequest, inputs: Sequence[WireTensor]) -> TensorRequest:

@@ -8,7 +8,7 @@ from keelway.errors import MalformedRequest
 DEFAULT_MAX_NESTING = 32
 
 _STRUCTURE = bytes.maketrans(b"{}", b"[]")
-_NOISE = bytes(set(range(256)) - set(b'[]{}"\\'))
+_NOISE = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 def check_nesting(body: bytes, limit: int) -> None:
@@ -20,9 +20,10 @@ def check_nesting(body: bytes, limit: int) -> None:
     """
     if body.count(b"[") + body.count(b"{") <= limit:
         return
+    if b"\\" in body:
+        # Before anything else is cut out: the n of an escaped line end must not leave its backslash to the next quote.
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     left = body.translate(_STRUCTURE, _NOISE)
-    if b"\\" in left:
-        left = left.replace(b"\\\\", b"").replace(b'\\"', b"")
     if b'"' in left:
         left = b"".join(left.split(b'"')[::2])
     too_deep = b"[" * (limit + 1)

@@ -21,7 +21,8 @@ from keelway.types import ColumnRequest, InferenceRequest, InferenceResponse, Ro
 
 class _Split(msgspec.Struct, frozen=True):
     data: list[list[Any]]
-    columns: list[str] | None = None
+    # pandas numbers the columns of a frame without names.
+    columns: list[str | int] | None = None
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -63,9 +64,9 @@ class MlflowCodec:
 
 
 def _rows(split: _Split) -> list[Any]:
-    columns = split.columns
-    if columns is None:
+    if split.columns is None:
         return list(split.data)
+    columns = [str(column) for column in split.columns]
     if len(set(columns)) != len(columns):
         raise InvalidInput("dataframe_split names a column twice", field="columns")
     if any(len(row) != len(columns) for row in split.data):

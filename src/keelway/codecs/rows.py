@@ -110,7 +110,7 @@ def decode_json(body: bytes, decode: Any) -> Any:
         return decode(body)
     except msgspec.ValidationError as error:
         raise MalformedRequest(f"the body does not fit: {error}") from None
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise MalformedRequest("the body is not valid JSON") from None
 
 

@@ -30,8 +30,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._settings = settings
         self._now = clock.monotonic
         self._head_since: float | None = None
+        self._body_since: float | None = None
         self._head_bytes = 0
         self._large_read = False
+        self._trailing = False
+        self._unread = 0
         self._stalled_since: float | None = None
         self._closing_soon = False
 
@@ -52,9 +55,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        self._large_read = len(data) > self._settings.max_header_bytes
+        if self._head_since is None and self.timeout_keep_alive_task is not None and self._body_since is None:
+            # The first bytes after a pause. They may be line ends, which the parser skips without a word.
+            self._head_since = self._now()
+            self._head_bytes = 0
+        self._large_read = self._head_bytes + len(data) > self._settings.max_header_bytes
+        trailing = self._trailing
         super().data_received(data)
-        if self._head_since is not None:
+        if self._head_since is not None or (trailing and self._trailing):
             self._head_bytes += len(data)
             if self._head_bytes > self._settings.max_header_bytes:
                 self._refuse(_LARGE_HEAD)
@@ -70,14 +78,28 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(_LARGE_HEAD)
             return
         super().on_headers_complete()
+        self._body_since = self._now()
         if self._closing_soon:
             self.cycle.keep_alive = False
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Behind a body they are trailers, which nobody here has asked for.
+        if self._body_since is None:
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        # After the last chunk come trailers, and the parser does not say which chunk is the last.
+        self._trailing = True
+        self._head_bytes = 0
+
     def on_body(self, body: bytes) -> None:
+        self._trailing = False
         if self.cycle is not None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._body_since = None
+        self._trailing = False
         if self.cycle is not None:
             super().on_message_complete()
 
@@ -95,7 +117,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_since is not None and now - self._head_since > settings.header_timeout:
             self._refuse(_TOO_SLOW if self._head_bytes else b"")
             return
-        if not self.transport.get_write_buffer_size():
+        # A body behind a request that is still being answered waits for that request, not for its sender.
+        if self._body_since is not None and not self.pipeline and now - self._body_since > settings.body_timeout:
+            self._refuse(b"" if self.cycle.response_started else _TOO_SLOW)
+            return
+        before, self._unread = self._unread, self.transport.get_write_buffer_size()
+        if not self._unread or self._unread < before:
             self._stalled_since = None
         elif self._stalled_since is None:
             self._stalled_since = now
@@ -103,7 +130,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _refuse(self, reply: bytes) -> None:
-        self._head_since = None
+        self._head_since = self._body_since = None
         if not self.transport.is_closing():
             self.transport.write(reply)
             self.transport.close()

@@ -17,7 +17,7 @@ from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.errors import InvalidInput
-from keelway.types import Array, BoundRequest, TensorSpec
+from keelway.types import NUMPY_DTYPES, Array, BoundRequest, TensorSpec
 
 Mask = npt.NDArray[np.bool_]
 
@@ -77,9 +77,7 @@ class _NumberCheck:
         declared = [constraints.get(column.name, Constraint(column.name)) for column in columns]
         seen = [observed.get(column.name, ObservedFeature(column.name, 0)) for column in columns]
         # The door rounds values to the tensor's datatype, so limits are rounded with them: 0.1 is inside "at most 0.1".
-        dtype: np.dtype[np.float32 | np.float64] = np.dtype(
-            np.float32 if spec.datatype in {"FP32", "FP16"} else np.float64
-        )
+        dtype = NUMPY_DTYPES[spec.datatype] if self._floating else np.dtype(np.float64)
         most = float(np.finfo(dtype).max)
         self._declared_low = _bounds([item.minimum for item in declared], -most, dtype)
         self._declared_high = _bounds([item.maximum for item in declared], most, dtype)
@@ -96,7 +94,8 @@ class _NumberCheck:
             return True
         if self._limits == "finite":
             return bool(np.isfinite(array).all())
-        return bool(((array >= self._low) & (array <= self._high)).all())
+        # Looking for a zero byte is a third faster than ``all`` on one row, and as fast on many.
+        return b"\0" not in ((array >= self._low) & (array <= self._high)).tobytes()
 
     def inspect(self, rows: Array, errors: dict[int, InvalidInput], tags: list[str]) -> None:
         """Add the first error of each bad row to ``errors``, and the tags of the batch to ``tags``."""
@@ -184,7 +183,7 @@ def _replace(
 
 
 def _bounds(limits: Sequence[float | None], absent: float, dtype: np.dtype[Any]) -> Array:
-    # A limit beyond float32 clips to its largest number, not to infinity: infinities must never be inside.
+    # A limit beyond the datatype clips to its largest number, not to infinity: infinities must never be inside.
     return np.clip([absent if limit is None else limit for limit in limits], -abs(absent), abs(absent)).astype(dtype)
 
 

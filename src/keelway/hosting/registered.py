@@ -79,7 +79,6 @@ class RegistrySource:
             return member.runtime
 
         runtime = runtime_loader(manifest.runtime)(folder, digest, manifest.options, options, load_member)
-        undo.callback(runtime.close)
         return Opened(manifest, runtime, folders)
 
 

@@ -49,5 +49,6 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     for name in ("keelway", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
-        logger.setLevel(level.upper())
+        # What uvicorn calls information, the app says itself.
+        logger.setLevel(level.upper() if name == "keelway" else "WARNING")
         logger.propagate = False

@@ -22,6 +22,10 @@ class Answers:
     def __len__(self) -> int:
         return len(self.accepted)
 
+    def take(self, positions: Array) -> Answers:
+        labels = None if self.labels is None else self.labels[positions]
+        return Answers(labels, self.values[positions], self.accepted[positions])
+
     def save(self, path: Path) -> None:
         """Write to ``path`` (.npz), labels of text as unicode, never a pickle."""
         arrays = {"values": self.values, "accepted": self.accepted}

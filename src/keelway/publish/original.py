@@ -25,15 +25,16 @@ class Original:
     """A fitted scikit-learn estimator. ``columns`` are its features in its own order."""
 
     def __init__(self, estimator: Any, columns: tuple[str, ...]) -> None:
+        from sklearn.base import is_classifier
+
         self.estimator = estimator
         self.columns = columns
-        self._names = hasattr(estimator, "feature_names_in_")
-        self._scores = next(
-            (getattr(estimator, name) for name in ("predict_proba", "decision_function") if hasattr(estimator, name)), None
-        )
-        self.is_classifier = hasattr(estimator, "classes_") and hasattr(estimator, "predict")
+        self.is_classifier = is_classifier(estimator) and hasattr(estimator, "classes_")
         self.has_probabilities = self.is_classifier and hasattr(estimator, "predict_proba")
-        _run_alone(estimator)
+        self._names = hasattr(estimator, "feature_names_in_")
+        scores = "predict_proba" if self.has_probabilities else "decision_function"
+        self._scores = getattr(estimator, scores, None) if self.is_classifier else None
+        run_alone(estimator)
 
     def labels(self, rows: Rows) -> Array:
         """The predicted classes (classifiers) or values, [n] or [n, m]."""
@@ -55,15 +56,43 @@ class Original:
         empty = np.zeros((rows, 0))
         return Answers(labels, empty if values is None else values, accepted)
 
+    def ask_one(self, given: Any) -> object:
+        """What a caller of the original would call: probabilities if it has them, the prediction if not."""
+        with _quiet():
+            ask = self._scores if self._scores is not None and self.has_probabilities else self.estimator.predict
+            return ask(given)
+
     def given(self, frame: pd.DataFrame) -> Any:
         """``frame`` as the estimator was fitted: by name, or as a bare array of its columns."""
         chosen = frame[list(self.columns)]
         return chosen if self._names else chosen.to_numpy()
 
     def _values(self, frame: pd.DataFrame) -> Array:
-        ask = self._scores if self.is_classifier and self._scores is not None else self.estimator.predict
+        ask = self.estimator.predict if self._scores is None else self._scores
         with _quiet():
             return _two_dimensional(np.asarray(ask(self.given(frame))))
+
+
+def thresholds_of(estimator: Any, columns: tuple[str, ...]) -> dict[str, Array]:
+    """The thresholds of trees that read the features themselves, by column; empty for anything else."""
+    trees = np.ravel(np.asarray(getattr(estimator, "estimators_", [estimator]), dtype=object))
+    parts: list[tuple[Array, Array]] = []
+    for tree in (getattr(member, "tree_", None) for member in trees):
+        if tree is not None:
+            parts.append((tree.feature, tree.threshold))
+    if getattr(estimator, "_preprocessor", None) is None:
+        for predictor in (one for stage in getattr(estimator, "_predictors", ()) for one in stage):
+            inner = predictor.nodes[~predictor.nodes["is_leaf"].astype(bool)]
+            parts.append((inner["feature_idx"].astype(np.int64), inner["num_threshold"]))
+    if not parts:
+        return {}
+    features, thresholds = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
+    finite = np.isfinite(thresholds) & (features >= 0)
+    return {
+        column: thresholds[finite & (features == position)]
+        for position, column in enumerate(columns)
+        if (finite & (features == position)).any()
+    }
 
 
 def _where_accepted(ask: Callable[[pd.DataFrame], Array], frame: pd.DataFrame) -> tuple[Array, Array]:
@@ -98,12 +127,25 @@ def _two_dimensional(values: Array) -> Array:
     return values.reshape(-1, 1) if values.ndim == 1 else values
 
 
-def _run_alone(estimator: Any) -> None:
-    """One job everywhere inside ``estimator``."""
-    if not hasattr(estimator, "get_params"):
-        return
-    jobs = {name: 1 for name in estimator.get_params(deep=True) if name.rpartition("__")[2] == "n_jobs"}
-    estimator.set_params(**jobs)
+def run_alone(model: Any) -> None:
+    """One job everywhere inside a fitted model. Its parameters name the unfitted parts only, so the parts are walked."""
+    pending, seen = [model], {id(model)}
+    while pending:
+        part = pending.pop()
+        if isinstance(part, list | tuple | set):
+            inner = list(part)
+        elif isinstance(part, dict):
+            inner = list(part.values())
+        elif isinstance(part, np.ndarray):
+            inner = list(part.ravel()) if part.dtype == object and part.size < 1_000_000 else []
+        elif type(part).__module__.partition(".")[0] == "sklearn" and hasattr(part, "__dict__"):
+            if "n_jobs" in vars(part):
+                part.n_jobs = 1
+            inner = list(vars(part).values())
+        else:
+            inner = []
+        pending += [value for value in inner if id(value) not in seen]
+        seen.update(map(id, inner))
 
 
 def _quiet() -> warnings.catch_warnings[None]:

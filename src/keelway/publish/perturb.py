@@ -39,19 +39,26 @@ class Perturbation:
         self._texts = [name for name in sample.columns if sample.is_text(name)]
         self._random = np.random.default_rng(seed)
 
-    def rows(self, labels: Ask | None, values: Ask, thresholds: Mapping[str, Array]) -> Rows:
-        """At least ``ROWS`` rows. ``labels`` and ``values`` ask the original; ``thresholds`` maps a column to the
-        thresholds of trees that read it directly."""
-        parts = [self.resampled(_SPECIAL * 3), self.missing(_SPECIAL), self.unseen(_SPECIAL), self.extreme(_SPECIAL)]
+    def rows(self, labels: Ask | None, values: Ask, thresholds: Mapping[str, Array]) -> list[tuple[str, Rows]]:
+        """At least ``ROWS`` rows by kind. ``labels`` and ``values`` ask the original; ``thresholds`` maps a column to
+        the thresholds of trees that read it directly."""
+        resampled = self.resampled(3 * _SPECIAL)
+        parts = [
+            ("resampled", resampled),
+            ("missing values", self.missing(_SPECIAL)),
+            ("unseen values", self.unseen(_SPECIAL)),
+            ("extreme values", self.extreme(_SPECIAL)),
+            ("beside a threshold", self.beside(thresholds)),
+        ]
         # Numbers arrive as float32, so only on its grid can two models be told apart beside a step.
-        pool = _on_grid(joined([self._sample, parts[0]]))
+        pool = _on_grid(joined([self._sample, resampled]))
         if labels is not None:
-            parts.append(self.label_steps(pool, labels))
-        parts += [self.value_steps(pool, values), self.beside(thresholds)]
-        rest = ROWS - sum(len(part) for part in parts)
+            parts.append(("beside a step between labels", self.label_steps(pool, labels)))
+        parts.append(("beside a step between values", self.value_steps(pool, values)))
+        rest = ROWS - sum(len(part) for _, part in parts)
         if rest > 0:
-            parts.append(self.resampled(rest))
-        return joined(parts)
+            parts.insert(0, ("resampled", self.resampled(rest)))
+        return parts
 
     def resampled(self, count: int) -> Rows:
         """Sample rows in which some columns, from one to all, hold the value of another row."""

@@ -33,6 +33,10 @@ class Comparison(msgspec.Struct, frozen=True):
     def holds(self) -> bool:
         return self.rows > 0 and self.label_differences == 0 and self.beyond == 0
 
+    def at(self, positions: Array) -> Comparison:
+        """The same with ``worst_row`` counted in a larger set of rows, of which these were at ``positions``."""
+        return msgspec.structs.replace(self, worst_row=int(positions[self.worst_row]))
+
 
 def compare(original: Answers, candidate: Answers, scale: Array | None, tolerance: float) -> Comparison:
     """``scale`` [k] is the spread of the original's values (``spread``); None for probabilities."""

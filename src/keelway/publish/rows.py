@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keelway.contract.sample import column_kind, numbers
-from keelway.publish.convert.graph import MISSING_TEXT
 from keelway.types import NUMPY_DTYPES, Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -41,12 +40,12 @@ class Rows:
     def take(self, positions: Array) -> Rows:
         return Rows({name: values[positions] for name, values in self.columns.items()}, self.dtypes)
 
-    def frame(self) -> pd.DataFrame:
-        """The rows as the original takes them: dtypes of the sample, except that whole numbers become floats, because
-        a caller may send any number, and categories take in what they did not know."""
+    def frame(self, *, whole: bool = False) -> pd.DataFrame:
+        """The rows as the original takes them: in the dtypes of the sample. A column of whole numbers becomes one of
+        floats unless ``whole``, because a caller may send any number; categories take in what they did not know."""
         import pandas as pd
 
-        return pd.DataFrame({name: _series(values, self.dtypes[name]) for name, values in self.columns.items()})
+        return pd.DataFrame({name: _series(values, self.dtypes[name], whole) for name, values in self.columns.items()})
 
     def save(self, path: Path) -> None:
         """Write to ``path`` (.npz): numbers and booleans as they are, text as one buffer of UTF-8 and lengths."""
@@ -94,16 +93,13 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 
 def tensors(rows: Rows, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """``rows`` as the packed tensors ``inputs``, rounded and filled as the serving side does it: numbers to the
-    tensor's datatype, a missing number to NaN, a missing text to an empty one."""
+    """``rows`` as the packed tensors ``inputs``, rounded as the serving side does it: numbers to the tensor's datatype,
+    a missing number to NaN. A missing text stays None, which each runtime turns into its own."""
     packed: dict[str, Array] = {}
     for spec in inputs:
         columns = [rows.columns[column] for column in spec.columns]
         with np.errstate(over="ignore"):
-            stacked = np.stack(columns, axis=1).astype(NUMPY_DTYPES[spec.datatype])
-        if spec.datatype == "BYTES":
-            stacked[np.equal(stacked, None)] = MISSING_TEXT
-        packed[spec.name] = stacked
+            packed[spec.name] = np.stack(columns, axis=1).astype(NUMPY_DTYPES[spec.datatype])
     return packed
 
 
@@ -119,14 +115,17 @@ def _values(column: pd.Series[Any]) -> Array:
     return values
 
 
-def _series(values: Array, dtype: str) -> Any:
+def _series(values: Array, dtype: str, whole: bool) -> Any:
     import pandas as pd
 
     if values.dtype.kind == "b":
         return pd.array(values, dtype="boolean") if dtype == "boolean" else values
     if values.dtype.kind == "f":
         if dtype[:1] in ("I", "U", "F"):  # pandas' own nullable numbers
-            return pd.array(values, dtype="Float32" if dtype == "Float32" else "Float64")
+            missing = np.isnan(values)
+            return pd.array(np.where(missing, pd.NA, values), dtype="Float32" if dtype == "Float32" else "Float64")
+        if whole and np.dtype(dtype).kind in "iu":
+            return values.astype(dtype)
         return values.astype(np.float32) if dtype in ("float32", "float16") else values
     if dtype == "category":
         return pd.Categorical(values)

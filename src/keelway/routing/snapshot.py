@@ -74,7 +74,10 @@ class ServedVersion:
         object.__setattr__(self, "output_names", tuple(spec.name for spec in signature.outputs))
 
     def check_outputs(self, names: tuple[str, ...]) -> None:
-        """``InvalidInput`` naming the model's outputs if one of ``names`` is not among them."""
+        """``InvalidInput`` naming the model's outputs if one of ``names`` is not among them, or is there twice: one
+        output asked for a million times would be written a million times."""
+        if len(set(names)) != len(names):
+            raise InvalidInput("an output is asked for twice")
         for name in names:
             if name not in self.output_names:
                 raise InvalidInput(f"this model has no such output; it has {', '.join(self.output_names)}")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from keelway.artifacts.paths import check_relative
 from keelway.errors import CorruptArtifact, FailedPrecondition
 from keelway.ports import MemberLoader, RuntimeOptions
 from keelway.types import Array, TensorSpec
@@ -79,8 +80,13 @@ def load(
     options: RuntimeOptions,
     load_member: MemberLoader,
 ) -> OnnxRuntime:
-    """The entry point ``onnx``. The manifest option ``file`` names the model file, ``model.onnx`` by default."""
-    return OnnxRuntime(folder / manifest_options.get("file", "model.onnx"), options)
+    """The entry point ``onnx``. The manifest option ``file`` names the model file, ``model.onnx`` by default.
+
+    Raises ``CorruptArtifact`` if there is no such file in ``folder`` or ONNX Runtime cannot load it."""
+    path = folder / check_relative(str(manifest_options.get("file", "model.onnx")))
+    if not path.is_file():
+        raise CorruptArtifact("the artifact has no ONNX file of that name", field="file", hint="push it again")
+    return OnnxRuntime(path, options)
 
 
 def _spec(node: Any) -> TensorSpec:
@@ -105,4 +111,5 @@ def _text(array: Array) -> Array:
 
 def _reason(error: Exception) -> str:
     """ONNX Runtime's own short reason, without the path it prefixes."""
-    return str(error).split("failed:")[-1].strip().splitlines()[0][:200] if str(error) else type(error).__name__
+    reason = str(error).rpartition("failed:")[2].strip()
+    return reason.splitlines()[0][:200] if reason else type(error).__name__

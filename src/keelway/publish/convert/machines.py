@@ -86,23 +86,41 @@ def _machine_classifier(graph: Graph, machine: Any, table: Table) -> Classified:
 def _platt(graph: Graph, machine: Any, pair: str) -> str:
     """libsvm's probabilities of two classes from its one decision, [-1, 2].
 
-    libsvm couples pairwise probabilities by iteration even where there is one pair. It starts from a half each, stops
-    there if that is near enough to the solution, and is at the solution after one step otherwise.
+    libsvm couples pairwise probabilities by iteration (Wu, Lin and Weng 2004) even where there is one pair, and stops
+    as soon as it is near, so its answer is not the pairwise probability itself. For two classes Qp is (a s, -b s) with
+    s = a p0 - b p1, and from a half each it stops within two rounds (tests/publish shows it for all probabilities).
     """
     one = graph.constant(1.0)
     scaled = graph.op("Mul", pair, graph.constant(machine.probA_[0]))
-    first = graph.op("Sigmoid", graph.op("Neg", graph.op("Add", scaled, graph.constant(machine.probB_[0]))))
-    first = graph.op("Clip", first, graph.constant(_LEAST), graph.constant(1 - _LEAST))
-    second = graph.op("Sub", one, first)
-    half, apart = graph.constant(0.5), graph.op("Sub", second, first)
-    error = graph.op("Mul", graph.op("Mul", apart, apart), graph.constant(0.25))
-    gradients = (
-        graph.op("Mul", graph.op("Mul", second, apart), half),
-        graph.op("Neg", graph.op("Mul", graph.op("Mul", first, apart), half)),
-    )
-    largest = graph.op("Max", *(graph.op("Abs", graph.op("Sub", gradient, error)) for gradient in gradients))
-    near = graph.op("Less", largest, graph.constant(_NEAR))
-    return graph.op("Where", near, half, graph.op("Concat", first, second, axis=1))
+    b = graph.op("Sigmoid", graph.op("Neg", graph.op("Add", scaled, graph.constant(machine.probB_[0]))))
+    b = graph.op("Clip", b, graph.constant(_LEAST), graph.constant(1 - _LEAST))
+    a = graph.op("Sub", one, b)
+    shares = (graph.constant(0.5), graph.constant(0.5))
+    for _ in range(2):
+        first = _slope(graph, a, b, shares)
+        square = graph.op("Mul", first, first)
+        gaps = (graph.op("Sub", graph.op("Mul", a, first), square), graph.op("Add", graph.op("Mul", b, first), square))
+        near = graph.op("Less", graph.op("Max", *(graph.op("Abs", gap) for gap in gaps)), graph.constant(_NEAR))
+        moved = _towards(graph, shares, graph.op("Div", graph.op("Neg", gaps[0]), graph.op("Mul", a, a)))
+        second = _slope(graph, a, b, moved)
+        gap = graph.op("Add", graph.op("Mul", b, second), graph.op("Mul", second, second))
+        flipped = _towards(graph, (moved[1], moved[0]), graph.op("Div", gap, graph.op("Mul", b, b)))
+        shares = (
+            graph.op("Where", near, shares[0], flipped[1]),
+            graph.op("Where", near, shares[1], flipped[0]),
+        )
+    return graph.op("Concat", *shares, axis=1)
+
+
+def _slope(graph: Graph, a: str, b: str, shares: tuple[str, str]) -> str:
+    """s = a p0 - b p1"""
+    return graph.op("Sub", graph.op("Mul", a, shares[0]), graph.op("Mul", b, shares[1]))
+
+
+def _towards(graph: Graph, shares: tuple[str, str], step: str) -> tuple[str, str]:
+    """The first share moved by ``step``, both made to sum to one again."""
+    total = graph.op("Add", step, graph.constant(1.0))
+    return graph.op("Div", graph.op("Add", shares[0], step), total), graph.op("Div", shares[1], total)
 
 
 def _votes(graph: Graph, machine: Any, first: str, confidences: str) -> tuple[str, str]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from inspect import isawaitable
 from itertools import count
 from secrets import token_hex
 from typing import Any
 
+from keelway.codecs.json import JSON, OCTETS
 from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.errors import Cancelled, InvalidInput, KeelwayError, NotFound
@@ -32,7 +32,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _DISCARD_LIMIT = 256 * 1024 * 1024
 _CLOSE = ((b"connection", b"close"),)
-_MEDIA_TYPES = (b"application/json", b"application/octet-stream")
+_MEDIA_TYPES = (JSON, OCTETS)
 
 
 class Door:
@@ -49,7 +49,6 @@ class Door:
     ) -> None:
         self._plane = plane
         self._max_body_bytes = http.max_body_bytes
-        self._body_timeout = http.body_timeout
         self._request_timeout = limits.request_timeout
         self._origins = origins
         self._rest = rest
@@ -101,69 +100,57 @@ class Door:
     ) -> Answer:
         plane = self._plane
         check_media(headers)
-        started = plane.clock.monotonic()
         length = content_length(headers)
+        deadline = plane.clock.monotonic() + timeout_of(headers, self._request_timeout)
         plane.admit(route.transport)
         try:
-            body = await self._body(receive, length)
+            message = await receive()
+            if length > self._max_body_bytes or message.get("more_body") or message["type"] != "http.request":
+                body = await self._rest_of_body(message, receive, length)
+            else:
+                body = message["body"]
+            model = route.model or self._only_model()
+            header_length = header_length_of(headers)
             answer = plane.infer(
                 InferenceCall(
-                    self._model(route),
-                    route.selector,
-                    route.codec,
-                    body,
-                    route.transport,
-                    request_id,
-                    started + timeout_of(headers, self._request_timeout),
-                    header_length_of(headers),
+                    model, route.selector, route.codec, body, route.transport, request_id, deadline, header_length
                 )
             )
-            if isawaitable(answer):
-                return await _while_connected(answer, receive)
-            return answer
+            return answer if isinstance(answer, Answer) else await _while_connected(answer, receive)
         finally:
             plane.admission.leave()
 
-    def _model(self, route: InferenceRoute) -> str:
-        if route.model is not None:
-            return route.model
+    def _only_model(self) -> str:
         only = self._plane.snapshot.only
         if only is None:
             raise NotFound("this short route answers where exactly one model is served; name the model in the path")
         return only.name
 
-    async def _body(self, receive: Receive, declared: int) -> bytes:
-        """The whole body, within the size and time limits."""
-        message = await receive()
-        if declared <= self._max_body_bytes and message["type"] == "http.request" and not message.get("more_body"):
-            return message["body"]  # type: ignore[no-any-return]
+    async def _rest_of_body(self, message: Message, receive: Receive, declared: int) -> bytes:
+        """The whole body, of which ``message`` is the first part, within the size limit. The connection itself sees to
+        the time limit (``keelway.edge.protocol``)."""
         parts: list[bytes] = []
         size = 0
-        try:
-            async with asyncio.timeout(self._body_timeout):
-                while message["type"] == "http.request":
-                    body = message.get("body", b"")
-                    size += len(body)
-                    if max(size, declared) <= self._max_body_bytes:
-                        parts.append(body)
-                    elif max(size, declared) > _DISCARD_LIMIT:
-                        raise self._too_large(size)
-                    if not message.get("more_body"):
-                        break
-                    message = await receive()
-                else:
-                    raise Cancelled("the caller left before the body was whole")
-        except TimeoutError:
-            raise HttpRefusal(408, "the body did not arrive in time", _CLOSE) from None
+        while message["type"] == "http.request":
+            body = message.get("body", b"")
+            size += len(body)
+            if max(size, declared) <= self._max_body_bytes:
+                parts.append(body)
+            elif max(size, declared) > _DISCARD_LIMIT:
+                raise self._too_large(_CLOSE)
+            if not message.get("more_body"):
+                break
+            message = await receive()
+        else:
+            raise Cancelled("the caller left before the body was whole")
         if size > self._max_body_bytes:
-            raise self._too_large(size)
+            raise self._too_large()
         return b"".join(parts)
 
-    def _too_large(self, size: int) -> HttpRefusal:
+    def _too_large(self, headers: tuple[tuple[bytes, bytes], ...] = ()) -> HttpRefusal:
         # A body is read to its end and forgotten, within reason, so that a caller that is still sending hears why
         # instead of seeing its connection break.
-        message = f"the body is larger than {self._max_body_bytes} bytes"
-        return HttpRefusal(413, message, _CLOSE if size > _DISCARD_LIMIT else ())
+        return HttpRefusal(413, f"the body is larger than {self._max_body_bytes} bytes", headers)
 
     def _version_headers(self, version: ServedVersion) -> list[tuple[bytes, bytes]]:
         headers = self._headers_of.get(version)
@@ -199,10 +186,10 @@ def check_media(headers: Mapping[bytes, bytes]) -> None:
     not guessed at. Without a type the body is taken as what the route expects.
     """
     media_type = headers.get(b"content-type", b"")
-    if media_type and not media_type.lower().startswith(_MEDIA_TYPES):
+    if media_type != JSON and media_type and not media_type.lower().startswith(_MEDIA_TYPES):
         raise HttpRefusal(415, "the content type must be application/json or application/octet-stream")
-    encoding = headers.get(b"content-encoding", b"identity")
-    if encoding.lower() not in (b"identity", b""):
+    encoding = headers.get(b"content-encoding")
+    if encoding and encoding.lower() != b"identity":
         raise HttpRefusal(415, "compressed bodies are not supported; send the body as it is")
 
 

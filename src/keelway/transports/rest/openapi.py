@@ -1,49 +1,37 @@
-"""The OpenAPI 3.1 document, written for the models that are served now: their own feature names and types.
+"""The OpenAPI 3.1 document, written for the models that are served now: their own feature names, types and examples.
 
-Pure: from snapshot to document. Describes the people's routes and the Open Inference Protocol; the drop-in routes of
-other servers are described by those servers.
+Pure: from snapshot to document. Describes the people's routes, the Open Inference Protocol and the server's own routes;
+the drop-in routes of other servers are described by those servers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from keelway import __version__
 from keelway.contract.signature import Feature, ModelSignature
-from keelway.routing.snapshot import ServedModel
+from keelway.routing.snapshot import ServedModel, ServedVersion
 from keelway.types import TensorSpec
 
+#: A row of more values than this gets no example: nobody sends it as JSON by hand.
+EXAMPLE_LIMIT: Final = 4096
+
 _JSON_TYPES = {"BOOL": "boolean", "BYTES": "string", "FP16": "number", "FP32": "number", "FP64": "number"}
+_FORMATS = {"FP32": "float", "FP64": "double"}
 _PROBLEM = {"$ref": "#/components/responses/Problem"}
 _ERROR = {"$ref": "#/components/responses/Error"}
+_TIMEOUT = {"$ref": "#/components/parameters/RequestTimeout"}
 
 
 def openapi_document(models: Sequence[ServedModel]) -> dict[str, Any]:
-    """One path of each kind per model, with schemas from its default version."""
+    """One path of each kind per model, with schemas and examples from its default version."""
     paths: dict[str, Any] = {}
     schemas: dict[str, Any] = {}
     for model in models:
-        signature = model.versions[model.default].signature
-        row, body = f"{model.name}.Row", f"{model.name}.Tensors"
-        schemas[row] = row_schema(signature)
-        schemas[body] = tensors_schema(signature.inputs)
-        predict = predict_operation(model.name, row, signature)
-        infer = infer_operation(model.name, body)
-        paths[f"/v1/models/{model.name}/predict"] = {"post": predict}
-        paths[f"/v1/models/{model.name}/versions/{{version}}/predict"] = {
-            "parameters": [_version_parameter(model)],
-            "post": predict | {"operationId": f"predict_version_{model.name}"},
-        }
-        paths[f"/v2/models/{model.name}/infer"] = {"post": infer}
-        paths[f"/v2/models/{model.name}/versions/{{version}}/infer"] = {
-            "parameters": [_version_parameter(model)],
-            "post": infer | {"operationId": f"infer_version_{model.name}"},
-        }
-        paths[f"/v2/models/{model.name}"] = {
-            "get": _read(f"metadata_{model.name}", "Metadata of the model", model.name)
-        }
-        paths[f"/v2/models/{model.name}/ready"] = {"get": _read(f"ready_{model.name}", "Is it ready?", model.name)}
+        paths |= model_paths(model)
+        schemas |= model_schemas(model.name, model.versions[model.default].signature)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -51,8 +39,51 @@ def openapi_document(models: Sequence[ServedModel]) -> dict[str, Any]:
             "version": __version__,
             "summary": "The models served here, and how to call them.",
         },
+        "tags": [*({"name": model.name} for model in models), {"name": "Server"}],
         "paths": paths | _SERVER_PATHS,
-        "components": {"schemas": schemas | _SCHEMAS, "responses": _RESPONSES},
+        "components": {"schemas": schemas | _SCHEMAS, "responses": _RESPONSES, "parameters": _PARAMETERS},
+    }
+
+
+def model_paths(model: ServedModel) -> dict[str, Any]:
+    """The routes of one model. A dot in an operation's name keeps it apart from every other: model names have none."""
+    name = model.name
+    served = model.versions[model.default]
+    predict, infer = predict_operation(name, served), infer_operation(name, served)
+    people, protocol = f"/v1/models/{name}", f"/v2/models/{name}"
+    version = [_version_parameter(model)]
+    return {
+        f"{people}/predict": {"post": predict},
+        f"{protocol}/infer": {"post": infer},
+        f"{people}/versions/{{version}}/predict": {
+            "parameters": version,
+            "post": predict | {"operationId": f"{name}.predict_version", "summary": "Predict with one version"},
+        },
+        f"{protocol}/versions/{{version}}/infer": {
+            "parameters": version,
+            "post": infer | {"operationId": f"{name}.infer_version", "summary": "Infer with one version"},
+        },
+        people: {"get": _model_read(name, "status", "Which versions answer, and the features of the default one")},
+        protocol: {"get": _model_read(name, "metadata", "The tensors of the model")},
+        f"{protocol}/ready": {"get": _model_read(name, "ready", "Is the model ready?")},
+        f"{protocol}/versions/{{version}}": {
+            "parameters": version,
+            "get": _model_read(name, "metadata_version", "The tensors of one version"),
+        },
+        f"{protocol}/versions/{{version}}/ready": {
+            "parameters": version,
+            "get": _model_read(name, "ready_version", "Is this version ready?"),
+        },
+    }
+
+
+def model_schemas(name: str, signature: ModelSignature) -> dict[str, Any]:
+    """``<name>.Row``, ``.Predictions``, ``.Tensors`` and ``.Outputs``."""
+    return {
+        f"{name}.Row": row_schema(signature),
+        f"{name}.Predictions": predictions_schema(signature),
+        f"{name}.Tensors": tensors_schema(signature.inputs),
+        f"{name}.Outputs": outputs_schema(signature.outputs),
     }
 
 
@@ -61,164 +92,301 @@ def row_schema(signature: ModelSignature) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {feature.name: feature_schema(feature) for feature in signature.features},
-        "required": [feature.name for feature in signature.features if not feature.nullable],
+        "required": [feature.name for feature in signature.features if feature.shape or not feature.nullable],
         "additionalProperties": False,
     }
 
 
 def feature_schema(feature: Feature) -> dict[str, Any]:
-    kind: Any = _JSON_TYPES.get(feature.datatype, "integer")
-    schema: dict[str, Any] = {"type": [kind, "null"] if feature.nullable and not feature.shape else kind}
+    """One value of a row. Arrays of a fixed length say so; the datatype itself stands in ``x-datatype``."""
+    kind = _JSON_TYPES.get(feature.datatype, "integer")
+    schema: dict[str, Any] = {"type": [kind, "null"] if feature.nullable else kind}
+    if kind == "integer" or feature.datatype in _FORMATS:
+        schema["format"] = _FORMATS.get(feature.datatype, feature.datatype.lower())
     for size in reversed(feature.shape):
         schema = {"type": "array", "items": schema}
         if size != -1:
             schema |= {"minItems": size, "maxItems": size}
-    return schema
+    return schema | {"x-datatype": feature.datatype}
+
+
+def predictions_schema(signature: ModelSignature) -> dict[str, Any]:
+    """What the people's routes answer: ``labels`` and ``probabilities`` only for a model that has them."""
+    properties: dict[str, Any] = {
+        "model": {"type": "string"},
+        "model_version": {"type": "string"},
+        "model_digest": {"type": "string"},
+        "policy_revision": {"type": "integer"},
+        "request_id": {"type": "string"},
+        "time": {"type": "string", "format": "date-time"},
+        "predictions": {"type": "array", "description": "One a row, in the order of the rows; null for a bad row."},
+    }
+    if signature.label_output and signature.labels:
+        properties["labels"] = {"const": list(signature.labels), "description": "The columns of the probabilities."}
+    if signature.label_output and signature.probability_output:
+        row = {"type": ["array", "null"], "items": {"type": "number"}}
+        properties["probabilities"] = {"type": "array", "items": row}
+    properties["flags"] = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "What was unusual, such as out_of_range:age. A flag never refuses anything.",
+    }
+    properties["errors"] = {"type": "array", "items": {"$ref": "#/components/schemas/RowError"}}
+    required = ["model", "model_version", "model_digest", "policy_revision", "request_id", "time", "predictions"]
+    return {"type": "object", "required": required, "properties": properties}
 
 
 def tensors_schema(inputs: Sequence[TensorSpec]) -> dict[str, Any]:
     """An Open Inference Protocol request for exactly these inputs."""
-    tensors = [
-        {
-            "type": "object",
-            "required": ["name", "shape", "datatype", "data"],
-            "properties": {
-                "name": {"const": spec.name},
-                "datatype": {"const": spec.datatype},
-                "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                "data": {"type": "array"},
-            },
-        }
-        for spec in inputs
-    ]
     return {
         "type": "object",
         "required": ["inputs"],
         "properties": {
             "id": {"type": "string"},
-            "inputs": {"type": "array", "items": {"anyOf": tensors}, "minItems": 1},
+            "inputs": {"type": "array", "items": {"anyOf": [tensor_schema(spec) for spec in inputs]}, "minItems": 1},
             "outputs": {
                 "type": "array",
                 "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
+                "description": "The outputs wanted; all of them if left out.",
             },
         },
     }
 
 
-def predict_operation(name: str, row: str, signature: ModelSignature) -> dict[str, Any]:
+def outputs_schema(outputs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """An Open Inference Protocol answer with these outputs."""
+    return {
+        "type": "object",
+        "required": ["model_name", "model_version", "outputs"],
+        "properties": {
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "id": {"type": "string"},
+            "outputs": {"type": "array", "items": {"anyOf": [tensor_schema(spec) for spec in outputs]}},
+        },
+    }
+
+
+def tensor_schema(spec: TensorSpec) -> dict[str, Any]:
+    """One tensor as JSON; -1 in its described shape is an open axis."""
+    axes = [{"const": size} if size != -1 else {"type": "integer", "minimum": 0} for size in spec.shape]
+    schema: dict[str, Any] = {
+        "type": "object",
+        "required": ["name", "shape", "datatype", "data"],
+        "properties": {
+            "name": {"const": spec.name},
+            "datatype": {"const": spec.datatype},
+            "shape": {"type": "array", "prefixItems": axes, "minItems": len(axes), "maxItems": len(axes)},
+            "data": {"type": "array", "description": "Flat in row-major order, or nested."},
+        },
+    }
+    if spec.columns:
+        schema["description"] = f"Columns in this order: {', '.join(spec.columns)}."
+    return schema
+
+
+def predict_operation(name: str, served: ServedVersion) -> dict[str, Any]:
+    row = {"$ref": f"#/components/schemas/{name}.Row"}
+    width = len(served.signature.features)
+    ordered = {"type": "array", "minItems": width, "maxItems": width, "description": "The values in the model's order."}
     schema = {
         "type": "object",
-        "required": ["instances"],
-        "properties": {"instances": {"type": "array", "items": {"$ref": f"#/components/schemas/{row}"}}},
+        "oneOf": [{"required": ["instances"]}, {"required": ["features"]}],
+        "properties": {
+            "instances": {"type": "array", "minItems": 1, "items": {"anyOf": [row, ordered]}},
+            "features": {"description": "One row, or many, by another name.", "anyOf": [row, {"type": "array"}]},
+        },
     }
-    example = {"instances": [{feature.name: example_value(feature) for feature in signature.features}]}
+    example = example_row(served)
     return {
-        "operationId": f"predict_{name}",
+        "operationId": f"{name}.predict",
         "summary": "Predict from named rows",
+        "description": "Rows in, predictions out. Rows succeed or fail one by one: bad rows are answered beside the "
+        "good ones, and only if all are bad is the request refused.",
         "tags": [name],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
+        "parameters": [_TIMEOUT],
+        "requestBody": _body(schema, None if example is None else {"instances": [example]}),
         "responses": {
-            "200": {
-                "description": "Predictions in the order of the rows; bad rows are null and stand in errors.",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Predictions"}}},
-            },
-            **dict.fromkeys(("400", "404", "408", "413", "415", "429", "500", "503", "504"), _PROBLEM),
+            "200": _answer(
+                "Predictions in the order of the rows; bad rows are null and stand in errors.", f"{name}.Predictions"
+            ),
+            **dict.fromkeys(("400", "403", "404", "408", "413", "415", "429", "500", "503", "504"), _PROBLEM),
         },
     }
 
 
-def infer_operation(name: str, body: str) -> dict[str, Any]:
+def infer_operation(name: str, served: ServedVersion) -> dict[str, Any]:
+    row = example_row(served)
+    example = None if row is None else {"inputs": example_tensors(served.signature.inputs, row)}
     return {
-        "operationId": f"infer_{name}",
+        "operationId": f"{name}.infer",
         "summary": "Infer from tensors (Open Inference Protocol)",
+        "description": "Tensors in, tensors out, as JSON or as binary tensors behind it. The request succeeds or fails "
+        "as a whole.",
         "tags": [name],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{body}"}}},
-        },
+        "parameters": [_TIMEOUT],
+        "requestBody": _body({"$ref": f"#/components/schemas/{name}.Tensors"}, example),
         "responses": {
-            "200": {
-                "description": "The outputs, as JSON or as binary tensors behind it.",
-                "content": {"application/json": {"schema": {"type": "object"}}},
-            },
-            **dict.fromkeys(("400", "404", "408", "413", "415", "429", "500", "501", "503", "504"), _ERROR),
+            "200": _answer("The outputs, as JSON or as binary tensors behind it.", f"{name}.Outputs"),
+            **dict.fromkeys(("400", "403", "404", "408", "413", "415", "429", "500", "501", "503", "504"), _ERROR),
         },
     }
 
 
-def example_value(feature: Feature) -> Any:
-    """A value of the right kind, for the example of the documentation page."""
+def example_row(served: ServedVersion) -> dict[str, Any] | None:
+    """One row to try: what the hosting side has put in ``metadata["example"]`` (feature name -> JSON value), zeros and
+    empty words where it has put nothing. ``None`` for a row of more than ``EXAMPLE_LIMIT`` values."""
+    features = served.signature.features
+    if sum(math.prod(max(size, 1) for size in feature.shape) for feature in features) > EXAMPLE_LIMIT:
+        return None
+    known: Mapping[str, Any] = served.metadata.get("example") or {}
+    return {feature.name: known.get(feature.name, placeholder(feature)) for feature in features}
+
+
+def placeholder(feature: Feature) -> Any:
+    """A value of the right kind and shape, open axes of length 1."""
     value: Any = {"BOOL": False, "BYTES": "text"}.get(feature.datatype, 0)
     for size in reversed(feature.shape):
-        value = [value] * (1 if size == -1 else min(size, 8))
+        value = [value] * max(size, 1)
     return value
 
 
+def example_tensors(inputs: Sequence[TensorSpec], row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``row`` as the model's own tensors, of one row each."""
+    tensors = []
+    for spec in inputs:
+        value = [row[column] for column in spec.columns] if spec.columns else row[spec.name]
+        data, shape = [value], [1]
+        while isinstance(data[0], list):
+            shape.append(len(data[0]))
+            data = [element for part in data for element in part]
+        # The batch axis counts only where the tensor has one; a scalar's tensor has axes of length one, or none.
+        shape = shape[1:] if len(shape) > len(spec.shape) else shape + [1] * (len(spec.shape) - len(shape))
+        tensors.append({"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": data})
+    return tensors
+
+
+def _body(schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    if example is None:
+        note = "No example: a row of this model is too large to be written by hand. Send binary tensors."
+        return {"required": True, "description": note, "content": {"application/json": {"schema": schema}}}
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+def _answer(description: str, schema: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": {header: {"schema": {"type": "string"}} for header in _ANSWER_HEADERS},
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }
+
+
 def _version_parameter(model: ServedModel) -> dict[str, Any]:
+    others = sorted({*model.versions, *model.aliases} - {model.default})
     return {
         "name": "version",
         "in": "path",
         "required": True,
         "description": "A version or an alias.",
-        "schema": {"type": "string", "examples": [*model.versions, *model.aliases]},
+        "schema": {"type": "string", "examples": [model.default, *others]},
     }
 
 
-def _read(operation: str, summary: str, tag: str) -> dict[str, Any]:
+def _model_read(name: str, operation: str, summary: str) -> dict[str, Any]:
+    error = _PROBLEM if operation == "status" else _ERROR
     return {
-        "operationId": operation,
+        "operationId": f"{name}.{operation}",
         "summary": summary,
-        "tags": [tag],
-        "responses": {"200": {"description": "Yes.", "content": {"application/json": {}}}, "404": _ERROR},
+        "tags": [name],
+        "responses": {"200": {"description": "Yes.", "content": {"application/json": {}}}, "404": error, "503": error},
     }
 
+
+def _server_operation(
+    method: str, path: str, operation: str, summary: str, failures: Mapping[str, Any]
+) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "operationId": f"Server.{operation}",
+        "summary": summary,
+        "tags": ["Server"],
+        "responses": {"200": {"description": "Yes."}, **failures},
+    }
+    if "{model}" in path:
+        document["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if method == "post":
+        schema = {"type": "object"}
+        document["requestBody"] = {"content": {"application/json": {"schema": schema, "example": {}}}}
+    return {method: document}
+
+
+# The tag and the operations of the server itself are capitalised, which no model's name can be.
+_NOT_NOW = {"503": {"description": "Not now."}}
+_CONTROL = dict.fromkeys(("403", "404", "409", "415", "500", "503"), _ERROR)
 
 _SERVER_PATHS: dict[str, Any] = {
-    path: {
-        "get": {
-            "operationId": operation,
-            "summary": summary,
-            "tags": ["server"],
-            "responses": {"200": {"description": "Yes."}, **({"503": {"description": "Not now."}} if waits else {})},
-        }
-    }
-    for path, operation, summary, waits in (
-        ("/health/live", "live", "Is the process alive?", False),
-        ("/health/ready", "ready", "Are all models loaded, and is the server not draining?", True),
-        ("/health/startup", "startup", "Has the server ever been ready?", True),
-        ("/v1/models", "models", "The models served", False),
-        ("/v2", "server_metadata", "The server and its extensions", False),
-        ("/metrics", "metrics", "Prometheus metrics", False),
+    path: _server_operation(method, path, operation, summary, failures)
+    for method, path, operation, summary, failures in (
+        ("get", "/health/live", "live", "Is the process alive?", {}),
+        ("get", "/health/ready", "ready", "Are all models loaded, and is the server not draining?", _NOT_NOW),
+        ("get", "/health/startup", "startup", "Has the server ever been ready?", _NOT_NOW),
+        ("get", "/ping", "ping", "The same as /health/ready, where MLflow and SageMaker look for it", _NOT_NOW),
+        ("get", "/v1/models", "models", "The models served, with their versions and features", {}),
+        ("get", "/v2", "metadata", "The server and its extensions", {}),
+        ("get", "/v2/health/live", "protocol_live", "Is the process alive? (Open Inference Protocol)", {}),
+        ("get", "/v2/health/ready", "protocol_ready", "Is the server ready? (Open Inference Protocol)", _NOT_NOW),
+        ("post", "/v2/repository/index", "index", "Every model wanted, with its state", {"400": _ERROR, "415": _ERROR}),
+        ("post", "/v2/repository/models/{model}/load", "load", "Serve a registered model as well", _CONTROL),
+        ("post", "/v2/repository/models/{model}/unload", "unload", "Stop serving a model", _CONTROL),
+        ("get", "/metrics", "metrics", "Prometheus metrics", {}),
+        ("get", "/openapi.json", "openapi", "This description", {}),
     )
 }
 
-_SCHEMAS: dict[str, Any] = {
-    "Predictions": {
-        "type": "object",
-        "required": ["model", "model_version", "model_digest", "request_id", "time", "predictions"],
-        "properties": {
-            "model": {"type": "string"},
-            "model_version": {"type": "string"},
-            "model_digest": {"type": "string"},
-            "policy_revision": {"type": "integer"},
-            "request_id": {"type": "string"},
-            "time": {"type": "string", "format": "date-time"},
-            "predictions": {"type": "array"},
-            "labels": {"type": "array"},
-            "probabilities": {"type": "array"},
-            "flags": {"type": "array", "items": {"type": "string"}},
-            "errors": {"type": "array", "items": {"type": "object"}},
-        },
+_ANSWER_HEADERS = ("X-Request-Id", "Keelway-Model-Version", "Keelway-Model-Digest")
+
+_PARAMETERS: dict[str, Any] = {
+    "RequestTimeout": {
+        "name": "X-Request-Timeout",
+        "in": "header",
+        "description": "Seconds the caller will wait, such as 0.25 or 250ms; the server's own limit still holds.",
+        "schema": {"type": "string"},
     }
+}
+
+_SCHEMAS: dict[str, Any] = {
+    "RowError": {
+        "type": "object",
+        "required": ["row", "code", "message"],
+        "properties": {
+            "row": {"type": "integer", "description": "Its position in the request, from 0."},
+            "code": {"type": "string"},
+            "message": {"type": "string"},
+            "field": {"type": "string"},
+        },
+    },
+    "Problem": {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "request_id"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "request_id": {"type": "string"},
+            "code": {"type": "string"},
+            "field": {"type": "string", "description": "The feature or setting at fault, where one is known."},
+        },
+    },
+    "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
 }
 
 _RESPONSES: dict[str, Any] = {
     "Problem": {
         "description": "What is wrong, as a problem document (RFC 9457).",
-        "content": {"application/problem+json": {"schema": {"type": "object", "required": ["status", "detail"]}}},
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     },
     "Error": {
         "description": "What is wrong.",
-        "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}},
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     },
 }

@@ -1,0 +1,204 @@
+"""What the child does with an estimator: ask it on the rows of the proof, convert it, and keep it where that fails.
+
+It stops converting at the first candidate that holds on those rows. That is to save work: the verdict is the parent's,
+from the files this leaves (``sklearn_file.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+
+from keelway.contract.signature import Feature, pack
+from keelway.errors import ConversionRefused, CorruptArtifact, KeelwayError
+from keelway.ports import RuntimeOptions
+from keelway.publish import answers, exchange
+from keelway.publish.answers import Answers
+from keelway.publish.convert import translate
+from keelway.publish.convert.graph import NotTranslated, Number
+from keelway.publish.exchange import Candidate, EstimatorRequest, EstimatorResult
+from keelway.publish.opening import describe, feature_columns, open_estimator
+from keelway.publish.original import Original, thresholds_of
+from keelway.publish.perturb import Perturbation
+from keelway.publish.proof import Comparison, compare, spread
+from keelway.publish.proving import ask, micros, prove
+from keelway.publish.rows import Rows, joined, tensors
+from keelway.runtimes.skops import SkopsColumn, SkopsOptions, SkopsRuntime, load_estimator
+from keelway.types import Array, TensorSpec
+
+Door = Literal["FP32", "FP64"]
+
+#: From the fastest to the slowest: how it is called, the datatype of numbers at the door, and that of the arithmetic.
+#: float64 in between is for steps whose rounding to float32 would move a decision; float64 at the door for models that
+#: compare with values of the sample itself, as HistGradientBoosting does.
+ATTEMPTS: Final[tuple[tuple[str, Door, Number], ...]] = (
+    ("float32", "FP32", "FP32"),
+    ("float64 arithmetic", "FP32", "FP64"),
+    ("float64 inputs", "FP64", "FP64"),
+)
+
+
+def ask_estimator(request: EstimatorRequest, folder: Path) -> EstimatorResult:
+    """Open, ask, convert; leave the rows, the original's answers and the candidates in ``folder``."""
+    estimator, saved_with = open_estimator(Path(request.file), request.format, request.trusted_types)
+    columns, named = feature_columns(estimator, tuple(feature.name for feature in request.features))
+    known = {feature.name: feature for feature in request.features}
+    features = tuple(known[column] for column in columns)
+    sample = _ordered(Rows.load(folder / exchange.SAMPLE), columns)
+    original = Original(estimator, columns)
+    labels = _labels(original)
+    kinds, rows, answered = _proof_rows(original, sample, features)
+    rows.save(folder / exchange.ROWS)
+    answered.save(folder / exchange.ANSWERS)
+    scale = None if original.has_probabilities else spread(answered.values[: len(sample)])
+    candidates = []
+    holds = False
+    for candidate, comparison in _candidates(estimator, features, rows, answered, scale, request.tolerance, folder):
+        candidates.append(candidate)
+        holds = comparison is not None and comparison.holds
+        if holds:
+            break
+    one = original.given(sample.frame(whole=True).iloc[:1])
+    result = EstimatorResult(
+        estimator=describe(estimator),
+        columns=columns,
+        dtypes=tuple(sample.dtypes[column] for column in columns),
+        named=named,
+        task={"classifier": "classification", "regressor": "regression"}.get(translate.kind_of(estimator), "other"),
+        labels=labels,
+        probabilities=original.has_probabilities,
+        kinds=kinds,
+        candidates=tuple(candidates),
+        micros=micros(lambda: original.ask_one(one)),
+        saved_with=saved_with,
+    )
+    return result if holds else _kept(estimator, result, features, rows, answered, scale, folder)
+
+
+def _labels(original: Original) -> tuple[str | int | bool, ...]:
+    if not original.is_classifier:
+        return ()
+    try:
+        return translate.class_values(original.estimator.classes_)
+    except NotTranslated as error:
+        raise ConversionRefused(
+            f"this classifier cannot be served: {error}", hint="train one model for each target, with plain class labels"
+        ) from error
+
+
+def _proof_rows(
+    original: Original, sample: Rows, features: Sequence[Feature]
+) -> tuple[tuple[tuple[str, int], ...], Rows, Answers]:
+    """All rows of the proof, sample first, how many of each kind, and what the original answers."""
+    perturbation = Perturbation(sample, frozenset(feature.name for feature in features if feature.nullable))
+    first = original.answers(sample.frame(whole=True))
+    labels = original.labels if original.is_classifier else None
+    made = perturbation.rows(labels, original.values, thresholds_of(original.estimator, original.columns))
+    rest = joined([rows for _, rows in made])
+    kinds = (("sample", len(sample)), *((kind, len(rows)) for kind, rows in made if len(rows)))
+    return kinds, joined([sample, rest]), answers.joined([first, original.answers(rest.frame())])
+
+
+def _candidates(
+    estimator: Any,
+    features: Sequence[Feature],
+    rows: Rows,
+    original: Answers,
+    scale: Array | None,
+    tolerance: float,
+    folder: Path,
+) -> Iterator[tuple[Candidate, Comparison | None]]:
+    for number, (name, door, arithmetic) in enumerate(ATTEMPTS):
+        taken = at_door(features, door)
+        if door == "FP64" and taken == tuple(features):
+            return  # there are no numbers
+        file = f"candidate_{number}.onnx"
+        inputs = pack(taken)
+        try:
+            translation = translate.translate(estimator, inputs, taken, arithmetic)
+            (folder / file).write_bytes(translation.model.SerializeToString())
+            comparison = prove(folder / file, inputs, rows, original, scale, tolerance)
+        except (NotTranslated, KeelwayError) as error:
+            yield Candidate(name, door, reason=str(error)), None
+        except Exception as error:  # noqa: BLE001 - skl2onnx and protobuf raise anything for what they cannot do
+            yield Candidate(name, door, reason=f"the converter raised {type(error).__name__}"), None
+        else:
+            yield Candidate(name, door, translation.outputs, file), comparison
+
+
+def at_door(features: Sequence[Feature], door: Door) -> tuple[Feature, ...]:
+    """``features`` with their numbers in the datatype ``door``."""
+    return tuple(
+        msgspec.structs.replace(feature, datatype=door) if feature.datatype == "FP32" else feature
+        for feature in features
+    )
+
+
+# Kept as it is
+
+
+def _kept(
+    estimator: Any,
+    result: EstimatorResult,
+    features: Sequence[Feature],
+    rows: Rows,
+    original: Answers,
+    scale: Array | None,
+    folder: Path,
+) -> EstimatorResult:
+    """The estimator as a skops file, loaded again and compared with itself, values exactly as labels."""
+    from skops import io
+
+    path = folder / exchange.SKOPS
+    try:
+        io.dump(estimator, path)
+        untrusted = io.get_untrusted_types(file=path)
+        loaded = load_estimator(path, frozenset(untrusted))
+    except Exception as error:  # objects that skops cannot describe raise whatever they like
+        raise ConversionRefused(
+            f"{result.estimator} can neither be converted nor written as a skops file",
+            hint="push a Python class that does what it does: keelway push NAME model.py",
+        ) from error
+    inputs = pack(at_door(features, "FP64"))
+    outputs = _skops_outputs(result, original)
+    options = skops_options(result, inputs, outputs)
+    runtime = SkopsRuntime(loaded, options)
+    accepted = np.flatnonzero(original.accepted)
+    packed = tensors(rows.take(accepted), inputs)
+    comparison = compare(original.take(accepted), ask(runtime, packed), scale, tolerance=1e-12)
+    one = {name: array[:1] for name, array in packed.items()}
+    return msgspec.structs.replace(
+        result,
+        kept=msgspec.structs.replace(comparison, refused=len(rows) - len(accepted)),
+        kept_outputs=outputs,
+        kept_micros=micros(lambda: runtime.run(one, [spec.name for spec in outputs])),
+        untrusted_types=tuple(sorted(untrusted)),
+    )
+
+
+def skops_options(
+    result: EstimatorResult, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> SkopsOptions:
+    columns = tuple(SkopsColumn(name, dtype) for name, dtype in zip(result.columns, result.dtypes, strict=True))
+    return SkopsOptions(columns, inputs, outputs, result.named)
+
+
+def _skops_outputs(result: EstimatorResult, original: Answers) -> tuple[TensorSpec, ...]:
+    width = original.values.shape[1]
+    if result.task != "classification":
+        return (TensorSpec("prediction", "FP64", (-1,) if width == 1 else (-1, width)),)
+    label = TensorSpec("label", translate.label_datatype(result.labels), (-1,))
+    if not width:
+        return (label,)
+    return (label, TensorSpec("probabilities" if result.probabilities else "scores", "FP64", (-1, width)))
+
+
+def _ordered(rows: Rows, columns: Sequence[str]) -> Rows:
+    missing = [column for column in columns if column not in rows.columns]
+    if missing:
+        raise CorruptArtifact("the sample was not handed over whole", field=missing[0])
+    return Rows({name: rows.columns[name] for name in columns}, rows.dtypes)

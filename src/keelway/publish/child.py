@@ -1,0 +1,41 @@
+"""The process that opens foreign files: ``python -m keelway.publish.child FOLDER``, started by ``apart.py`` alone.
+
+It reads the request in the folder, runs the foreign code, asks the original model on the rows of the proof, converts
+it, and leaves everything in the folder as JSON, arrays and ONNX files. Whatever it prints goes nowhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from keelway.errors import FailedPrecondition, KeelwayError
+from keelway.publish import exchange
+from keelway.publish.exchange import EstimatorRequest, PythonRequest, failure_of, write
+
+
+def main(folder: Path) -> int:
+    try:
+        request = msgspec.json.decode((folder / exchange.REQUEST).read_bytes(), type=EstimatorRequest | PythonRequest)
+        if isinstance(request, EstimatorRequest):
+            from keelway.publish.asking import ask_estimator
+
+            write(folder, exchange.RESULT, ask_estimator(request, folder))
+        else:
+            from keelway.publish.python_class import ask_class
+
+            write(folder, exchange.RESULT, ask_class(request, folder))
+    except KeelwayError as error:
+        write(folder, exchange.FAILURE, failure_of(error))
+        return 1
+    except MemoryError:
+        error = FailedPrecondition("the model does not fit into memory", hint="push it from a larger machine")
+        write(folder, exchange.FAILURE, failure_of(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,135 @@
+"""What the parent process asks of the child that opens a foreign file, and what the child answers: JSON in a folder.
+
+Nothing here may hold a pickle or a path that leads out of the folder: the child has run somebody else's code.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from keelway import errors
+from keelway.contract.signature import Feature
+from keelway.errors import CorruptArtifact, KeelwayError
+from keelway.publish.proof import Comparison
+from keelway.types import TensorSpec
+
+REQUEST: Final = "request.json"
+RESULT: Final = "result.json"
+FAILURE: Final = "failure.json"
+SAMPLE: Final = "sample.npz"
+ROWS: Final = "rows.npz"
+ANSWERS: Final = "answers.npz"
+SKOPS: Final = "model.skops"
+
+#: No answer of a child is longer than this, in bytes; arrays and models are files of their own.
+_MAX_JSON: Final = 16 * 1024 * 1024
+
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+
+
+class EstimatorRequest(msgspec.Struct, frozen=True, tag="estimator"):
+    """Open ``file``, ask the model, convert it. ``features`` are the sample's, with FP32 numbers, in its order."""
+
+    file: str
+    format: Literal["pickle", "skops"]
+    features: tuple[Feature, ...]
+    tolerance: float
+    trusted_types: frozenset[str] = frozenset()
+
+
+class PythonRequest(msgspec.Struct, frozen=True, tag="python"):
+    """Import ``file`` and let its class answer the sample, given as ``inputs``."""
+
+    file: str
+    class_name: str
+    inputs: tuple[TensorSpec, ...]
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One conversion: a model ``file`` in the folder that takes numbers as ``door`` (FP32 or FP64), or a ``reason``
+    why there is none."""
+
+    name: str
+    door: Literal["FP32", "FP64"]
+    outputs: tuple[TensorSpec, ...] = ()
+    file: str = ""
+    reason: str = ""
+
+
+class EstimatorResult(msgspec.Struct, frozen=True):
+    """``columns`` are the features in the model's order, ``named`` whether it was fitted on names. ``kinds`` counts the
+    rows of ``ROWS`` by kind, in order. ``kept`` compares the model with itself as a skops file (``SKOPS``), where that
+    was written; ``kept_outputs`` are what it answers then."""
+
+    estimator: str
+    columns: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    named: bool
+    task: Literal["classification", "regression", "other"]
+    labels: tuple[str | int | float | bool, ...]
+    probabilities: bool
+    kinds: tuple[tuple[str, int], ...]
+    candidates: tuple[Candidate, ...]
+    micros: float
+    saved_with: str = ""
+    kept: Comparison | None = None
+    kept_outputs: tuple[TensorSpec, ...] = ()
+    kept_micros: float = 0.0
+    untrusted_types: tuple[str, ...] = ()
+
+
+class PythonResult(msgspec.Struct, frozen=True):
+    outputs: tuple[TensorSpec, ...]
+    micros: float
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A deliberate error of the child: the name of its class in ``keelway.errors``, and its parts."""
+
+    error: str
+    message: str
+    field: str | None = None
+    hint: str | None = None
+
+
+def write(folder: Path, name: str, value: msgspec.Struct) -> None:
+    (folder / name).write_bytes(msgspec.json.encode(value))
+
+
+def read(folder: Path, name: str, kind: type[_Struct]) -> _Struct:
+    """Raises ``CorruptArtifact`` unless the file is a regular one of reasonable size that holds a ``kind``."""
+    path = answer_file(folder, name)
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            raise CorruptArtifact("the process that opened the file answered too much")
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError) as error:
+        raise CorruptArtifact("the process that opened the file answered what cannot be read") from error
+
+
+def answer_file(folder: Path, name: str) -> Path:
+    """The file ``name`` of the child, which must be a plain file in ``folder`` itself."""
+    path = folder / name
+    try:
+        plain = Path(name).name == name and stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        plain = False
+    if not plain:
+        raise CorruptArtifact("the process that opened the file left no answer", hint="try again; see docs/publish.md")
+    return path
+
+
+def failure_of(error: KeelwayError) -> Failure:
+    return Failure(type(error).__name__, error.message, error.field, error.hint)
+
+
+def error_of(failure: Failure) -> KeelwayError:
+    """The error that ``failure`` stands for; an unknown name becomes ``KeelwayError`` itself."""
+    found: Any = getattr(errors, failure.error, KeelwayError)
+    kind = found if isinstance(found, type) and issubclass(found, KeelwayError) else KeelwayError
+    error: KeelwayError = kind(failure.message, field=failure.field, hint=failure.hint)
+    return error

@@ -1,0 +1,150 @@
+"""The commands as a user meets them: results on standard output, one-line errors that say what to do next."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Keelway
+
+COMMANDS = ("push", "serve", "predict", "models", "show", "promote", "health")
+PUSH = ("push", "buyers", "model.joblib", "--sample", "sample.csv", "--target", "bought")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(keelway: Keelway, command: str) -> None:
+    ran = keelway(command, "--help")
+    assert ran.code == 0
+    assert "Examples:" in ran.out
+    assert f"keelway {command}" in ran.out
+
+
+def test_without_arguments_it_lists_the_commands(keelway: Keelway) -> None:
+    ran = keelway()
+    assert all(command in ran.out + ran.err for command in COMMANDS)
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; sys.argv = ['keelway', '--help']\n"
+        "from keelway.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'onnxruntime', 'sqlalchemy', 'pandas', 'starlette', 'uvicorn', 'rich'} & sys.modules.keys()\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_pushed_model_is_listed_shown_and_predicts(keelway: Keelway, trained: Path) -> None:  # S4
+    pushed = keelway(*PUSH, "--trust-pickle", "--json")
+    assert pushed.code == 0, pushed.err
+    document = json.loads(pushed.out)
+    assert document["model"] == "buyers"
+    assert document["version"] == "1.0.0"
+    listed = json.loads(keelway("models", "--json").out)["models"]
+    assert listed == [{"name": "buyers", "versions": ["1.0.0"], "aliases": {"champion": "1.0.0"}}]
+    shown = json.loads(keelway("show", "buyers", "--json").out)
+    assert shown["model_digest"] == document["model_digest"]
+    assert [feature["name"] for feature in shown["signature"]["features"]] == ["age", "income"]
+    predicted = keelway("predict", "buyers", "--input", "sample.csv", "--json")
+    assert predicted.code == 0, predicted.err
+    assert len(json.loads(predicted.out)["predictions"]) == 80
+    assert "left out, unknown to the model: bought" in predicted.err
+
+
+def test_a_pickle_is_not_opened_without_consent(keelway: Keelway, trained: Path) -> None:
+    ran = keelway(*PUSH)
+    assert ran.code == 1
+    assert "--trust-pickle" in ran.err
+    assert ran.err.strip().splitlines()[-1].startswith("keelway: ")
+
+
+def test_the_same_push_again_is_the_same_version(keelway: Keelway, trained: Path) -> None:  # S6
+    first = json.loads(keelway(*PUSH, "--trust-pickle", "--version", "1.0.0", "--json").out)
+    second = json.loads(keelway(*PUSH, "--trust-pickle", "--version", "1.0.0", "--json").out)
+    assert first["model_digest"] == second["model_digest"]
+    assert first["version"] == second["version"] == "1.0.0"
+
+
+def test_promote_moves_the_champion_and_history_says_so(keelway: Keelway, trained: Path) -> None:  # S4
+    keelway(*PUSH, "--trust-pickle")
+    keelway(*PUSH, "--trust-pickle")
+    assert json.loads(keelway("models", "--json").out)["models"][0]["aliases"] == {"champion": "1.0.0"}
+    moved = keelway("promote", "buyers@1.1.0", "--why", "it is newer")
+    assert moved.code == 0, moved.err
+    assert "1.1.0 (was 1.0.0)" in moved.out
+    history = json.loads(keelway("show", "buyers", "--json").out)["history"]
+    assert history[0]["why"] == "it is newer"
+    assert history[0]["change"] == "champion: 1.0.0 → 1.1.0"
+
+
+def test_predict_reads_standard_input(keelway: Keelway, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keelway(*PUSH, "--trust-pickle")
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"age": 80, "income": 60}\n{"age": 20, "income": 40}\n'))
+    ran = keelway("predict", "buyers", "--input", "-", "--json")
+    assert json.loads(ran.out)["predictions"] == [1, 0]
+
+
+def test_predict_prints_good_rows_and_names_the_bad_ones(
+    keelway: Keelway, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # R2
+    keelway(*PUSH, "--trust-pickle")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("age,income\n80,60\nsecret-value,40\n"))
+    ran = keelway("predict", "buyers", "--input", "-")
+    assert ran.code == 1
+    assert ran.out.splitlines()[1].startswith("0\t1\t")
+    assert "row 1" in ran.err
+    assert "secret-value" not in ran.err + ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("serve",), "nothing to serve"),
+        (("serve", "nowhere.onnx"), "there is no file nowhere.onnx"),
+        (("serve", "buyers", "model.onnx"), "a file is served alone"),
+        (("serve", "Not A Name"), "keelway: "),
+        (("show", "buyers"), "keelway push"),
+        (("promote", "buyers"), "say which version"),
+        (("predict", "buyers", "--input", "nowhere.csv"), "keelway: "),
+        (("predict", "http://127.0.0.1:9/x", "--input", "rows.csv"), "no server answers"),
+        (("push", "buyers", "nowhere.joblib"), "there is no file nowhere.joblib"),
+        (("push", "Bad Name", "model.joblib"), "keelway: "),
+        (("serve", "x", "--http", "nonsense"), "HOST:PORT"),
+        (("models", "--config", "nowhere.toml"), "cannot read the settings file nowhere.toml"),
+        (("models", "--store", "nonsense"), "keelway: "),
+    ],
+)
+def test_a_mistake_gets_one_line_that_says_what_to_do(keelway: Keelway, arguments: tuple[str, ...], says: str) -> None:
+    ran = keelway(*arguments)
+    assert ran.code == 1
+    assert ran.out == ""
+    assert len(ran.err.strip().splitlines()) == 1
+    assert says in ran.err
+
+
+def test_errors_are_json_when_asked(keelway: Keelway) -> None:
+    ran = keelway("show", "nobody", "--json")
+    assert json.loads(ran.err)["error"]["code"] == "NOT_FOUND"
+
+
+def test_health_says_no_with_exit_code_1(keelway: Keelway) -> None:  # D1
+    ran = keelway("health", "http://127.0.0.1:9", "--json")
+    assert ran.code == 1
+    assert json.loads(ran.out) == {"url": "http://127.0.0.1:9", "ready": False}
+
+
+def test_a_wrong_file_is_named_for_what_it_is(keelway: Keelway, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    ran = keelway("push", "buyers", "picture.png")
+    assert ran.code == 1
+    assert "PNG" in ran.err

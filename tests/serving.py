@@ -1,0 +1,447 @@
+"""What tests of the server share: a server in a thread, models that do as they are told, and a client without manners.
+
+``Server`` runs ``keelway.app.App`` on a loopback port of its own; ``Shelf`` is a model source whose wish can be changed
+while it runs; ``Wire`` is one TCP connection spoken by hand, for what no HTTP library would send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, NamedTuple
+
+import numpy as np
+import uvloop
+from prometheus_client.parser import text_string_to_metric_families
+
+from keelway.app import App
+from keelway.artifacts.manifest import Manifest
+from keelway.config import load_settings
+from keelway.contract.baseline import Baseline
+from keelway.contract.constraints import Policy
+from keelway.contract.signature import Feature, ModelSignature
+from keelway.errors import KeelwayError, NotFound
+from keelway.hosting.sources import Opened, Release, Wanted
+from keelway.ports import Runtime, RuntimeOptions
+from keelway.runtimes.onnx import OnnxRuntime
+from keelway.testing import FakeRuntime
+from keelway.types import Array, TensorSpec
+
+#: Longest wait for anything in these tests, in seconds: long enough for a busy machine, short enough to notice a hang.
+PATIENCE = 20.0
+
+SCORE_SIGNATURE = ModelSignature(
+    features=(Feature("age", "FP32"), Feature("income", "FP32")),
+    inputs=(TensorSpec("input", "FP32", (-1, 2), ("age", "income")),),
+    outputs=(TensorSpec("score", "FP32", (-1,)),),
+)
+ROW = {"age": 1.0, "income": 2.0}
+TENSORS = {"inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}
+
+
+def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """The first true value of ``condition``, asked every few milliseconds. ``AssertionError`` naming ``what`` if late."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.005)
+    raise AssertionError(f"still waiting after {patience} s: {what}")
+
+
+# Models
+
+
+def score(offset: float = 0.0, **options: Any) -> FakeRuntime:
+    """A runtime of ``SCORE_SIGNATURE``: the sum of a row plus ``offset``. ``options`` are those of ``FakeRuntime``."""
+    return FakeRuntime(
+        SCORE_SIGNATURE.inputs,
+        SCORE_SIGNATURE.outputs,
+        lambda inputs: {"score": inputs["input"].sum(axis=1) + np.float32(offset)},
+        **options,
+    )
+
+
+class GatedRuntime(FakeRuntime):
+    """A synchronous runtime of ``SCORE_SIGNATURE`` for worker threads: a row whose first value is negative waits in
+    ``run`` until ``gate`` is opened. ``running`` counts the runs that are inside."""
+
+    def __init__(self, offset: float = 0.0) -> None:
+        super().__init__(SCORE_SIGNATURE.inputs, SCORE_SIGNATURE.outputs, self._wait, thread_safe=True)
+        self.gate = threading.Event()
+        self.running = 0
+        self.finished = 0
+        self.closed_while_running = False
+        self._offset = offset
+
+    def _wait(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if float(inputs["input"][0, 0]) < 0:
+            self.running += 1
+            assert self.gate.wait(PATIENCE), "nobody opened the gate"
+            self.running -= 1
+        self.finished += 1
+        return {"score": inputs["input"].sum(axis=1) + np.float32(self._offset)}
+
+    def close(self) -> None:
+        self.closed_while_running = self.running > 0
+        super().close()
+
+
+@dataclass
+class Item:
+    """One version on the shelf. ``opener`` makes its runtime anew at each loading, or raises why it cannot."""
+
+    opener: Callable[[], Runtime]
+    signature: ModelSignature = SCORE_SIGNATURE
+    policy: Policy = field(default_factory=Policy)
+    baseline: Baseline | None = None
+
+    def release(self, name: str, version: str) -> Release:
+        return Release(name, version, f"sha256:{name}-{version}", self.policy, self.baseline)
+
+
+class Shelf:
+    """A ``ModelSource`` of runtimes made by the test. Everything on the shelf can be opened; what is wanted is said by
+    ``want``, before the server starts or while it runs."""
+
+    def __init__(self) -> None:
+        self._items: dict[tuple[str, str], Item] = {}
+        self._wanted: dict[str, Wanted] = {}
+        self._followed: dict[str, Wanted] = {}
+        self._turn = 0
+        self.opened: list[tuple[str, str, Runtime]] = []
+        #: Loading waits for it; closed by a test that looks at a server which has not loaded yet.
+        self.may_load = threading.Event()
+        self.may_load.set()
+        self.out_of_reach: Exception | None = None
+
+    def put(self, name: str, version: str, item: Item) -> Shelf:
+        self._items[name, version] = item
+        return self
+
+    def want(self, name: str, *versions: str, default: str = "", aliases: Mapping[str, str] | None = None) -> Shelf:
+        """Want ``versions`` of ``name``; without a ``default`` the first answers. No version: not wanted any more."""
+        if versions:
+            self._wanted[name] = self._wish(name, versions, default or versions[0], aliases or {})
+        else:
+            self._wanted.pop(name, None)
+        self._turn += 1
+        return self
+
+    def serve(self, name: str, runtime: Callable[[], Runtime], signature: ModelSignature = SCORE_SIGNATURE) -> Shelf:
+        """Put and want version 1.0.0 of a model."""
+        return self.put(name, "1.0.0", Item(runtime, signature)).want(name, "1.0.0", aliases={"champion": "1.0.0"})
+
+    def runtimes(self, name: str) -> list[Any]:
+        return [runtime for model, _, runtime in self.opened if model == name]
+
+    # ModelSource
+
+    def token(self) -> object:
+        if self.out_of_reach is not None:
+            raise self.out_of_reach
+        return self._turn
+
+    def wanted(self) -> Sequence[Wanted]:
+        return [*self._wanted.values(), *self._followed.values()]
+
+    def open(self, release: Release, options: RuntimeOptions) -> Opened:
+        assert self.may_load.wait(PATIENCE)
+        item = self._items[release.name, release.version]
+        runtime = item.opener()
+        self.opened.append((release.name, release.version, runtime))
+        return Opened(Manifest((), item.signature, "onnx"), runtime)
+
+    def follow(self, name: str) -> None:
+        if name in self._wanted:
+            return
+        versions = [version for model, version in self._items if model == name]
+        if not versions:
+            raise NotFound("no such model")
+        self._followed[name] = self._wish(name, versions, versions[-1], {})
+        self._turn += 1
+
+    def _wish(self, name: str, versions: Sequence[str], default: str, aliases: Mapping[str, str]) -> Wanted:
+        releases = [self._items[name, version].release(name, version) for version in versions]
+        return Wanted(name, releases, default, aliases)
+
+
+@cache
+def forest() -> tuple[Path, ModelSignature, Array, Array, Array]:
+    """A small random forest in ONNX: its file, its signature, and samples with scikit-learn's own labels and
+    probabilities."""
+    import warnings
+
+    from sklearn.datasets import load_iris
+    from sklearn.ensemble import RandomForestClassifier
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from skl2onnx import to_onnx
+        from skl2onnx.common.data_types import FloatTensorType
+
+        samples, labels = load_iris(return_X_y=True)
+        samples = samples.astype(np.float32)
+        model = RandomForestClassifier(8, max_depth=4, random_state=0).fit(samples, labels)
+        kind = [("input", FloatTensorType([None, 4]))]
+        onnx = to_onnx(model, initial_types=kind, options={id(model): {"zipmap": False}}, target_opset=18)
+    path = Path(mkdtemp(prefix="keelway-tests-")) / "forest.onnx"
+    path.write_bytes(onnx.SerializeToString())
+    names = ("sepal_length", "sepal_width", "petal_length", "petal_width")
+    signature = ModelSignature(
+        tuple(Feature(name, "FP32") for name in names),
+        (TensorSpec("input", "FP32", (-1, 4), names),),
+        (TensorSpec("label", "INT64", (-1,)), TensorSpec("probabilities", "FP32", (-1, 3))),
+        "classification",
+        (0, 1, 2),
+        "label",
+        "probabilities",
+    )
+    return path, signature, samples, model.predict(samples), model.predict_proba(samples)
+
+
+def forest_item() -> Item:
+    path, signature, *_ = forest()
+    return Item(lambda: OnnxRuntime(path, RuntimeOptions()), signature)
+
+
+# The server
+
+
+class Server:
+    """A server in a thread, for ``with``. ``settings`` are sections of the settings: ``http={"max_rows": 3}``."""
+
+    def __init__(self, source: Any, **settings: Mapping[str, Any]) -> None:
+        self.port = free_port()
+        sections = {
+            "registry": {"poll_interval": 0.02},
+            "serving": {"drain_delay": 0.0, "drain_timeout": 10.0},
+            **settings,
+        }
+        sections["registry"] = {"poll_interval": 0.02, **settings.get("registry", {})}
+        sections["http"] = {"address": f"127.0.0.1:{self.port}", **settings.get("http", {})}
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.app = App(load_settings(None, {}, sections), source)
+        self.error: BaseException | None = None
+        self.listening = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="keelway-server")
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            await self.app.serve(lambda url: self.listening.set())
+
+        try:
+            uvloop.run(serve())
+        except BaseException as error:  # noqa: BLE001 - the test's thread looks at it
+            self.error = error
+
+    def start(self) -> Server:
+        """Start without waiting until the models are loaded."""
+        self._thread.start()
+        return self
+
+    def __enter__(self) -> Server:
+        if not self._thread.is_alive():
+            self.start()
+        try:
+            wait_until(lambda: self.listening.is_set() or not self._thread.is_alive(), "the server to load")
+            if self.error is not None:
+                raise self.error
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        if self.error is not None:
+            raise self.error
+
+    def begin_drain(self, delay: float = 0.0) -> None:
+        assert self._loop is not None
+        # The server may be gone before it could answer: whoever asks wants it gone.
+        with contextlib.suppress(RuntimeError):
+            asyncio.run_coroutine_threadsafe(self.app.drain(delay), self._loop)
+
+    def stop(self) -> None:
+        if self._thread.is_alive() and self._loop is not None:
+            self.begin_drain()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the server did not stop"
+
+    def wait_stopped(self) -> None:
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the server did not stop"
+
+    # Asking it
+
+    def get(self, path: str, **headers: str) -> Reply:
+        return ask(self.url + path, "GET", headers=headers)
+
+    def post(self, path: str, document: Any, **headers: str) -> Reply:
+        return ask(self.url + path, "POST", document, headers)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a sample on the metrics page; the sum where ``labels`` leave several, 0 where none is there."""
+        families = text_string_to_metric_families(self.get("/metrics").body.decode())
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+    def in_flight(self) -> float:
+        return self.metric("ml_requests_in_flight")
+
+    def wire(self, timeout: float = PATIENCE) -> Wire:
+        return Wire(self.port, timeout)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]  # type: ignore[no-any-return]
+
+
+# Clients
+
+
+class Reply(NamedTuple):
+    """A whole reply. Header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(url: str, method: str, document: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
+    """One request with the standard library. ``document`` is sent as JSON, or as it is when it is bytes."""
+    body = document if isinstance(document, bytes) or document is None else json.dumps(document).encode()
+    names = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
+    if body is not None:
+        names.setdefault("content-type", "application/json")
+    request = urllib.request.Request(url, body, names, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Reply(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read())
+
+
+def request_bytes(
+    method: str, path: str, body: bytes = b"", *headers: tuple[str, str], host: str = "127.0.0.1", length: bool = True
+) -> bytes:
+    """A request as bytes. ``length``: with a Content-Length where there is a body."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers)]
+    if length and (body or method == "POST"):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def predict_bytes(*headers: tuple[str, str], path: str = "/v1/models/m/predict", row: Any = None) -> bytes:
+    """A prediction request for one row, as bytes."""
+    return request_bytes("POST", path, json.dumps({"instances": [row or ROW]}).encode(), *headers)
+
+
+class Wire:
+    """One TCP connection. ``reply`` reads the next reply, ``None`` when the server has closed in good order."""
+
+    def __init__(self, port: int, timeout: float = PATIENCE) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        self._file = self.socket.makefile("rb")
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Leave without a word: the peer sees its connection reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def ask(self, data: bytes, method: str = "") -> Reply:
+        self.send(data)
+        reply = self.reply(method or data.partition(b" ")[0].decode())
+        assert reply is not None, "the server closed the connection instead of answering"
+        return reply
+
+    def reply(self, method: str = "POST") -> Reply | None:
+        line = self._file.readline()
+        if not line:
+            return None
+        assert line.startswith(b"HTTP/1.1 "), line
+        status = int(line.split()[1])
+        headers = dict(self._headers())
+        if status == 100 or method == "HEAD" or status in (204, 304):
+            return Reply(status, headers, b"")
+        if headers.get("transfer-encoding") == "chunked":
+            return Reply(status, headers, b"".join(self._chunks()))
+        size = int(headers["content-length"])
+        body = self._file.read(size)
+        assert len(body) == size, "the reply was cut short"
+        return Reply(status, headers, body)
+
+    def closed(self) -> bool:
+        """Whether the server closes the connection without another byte."""
+        try:
+            return self._file.read(1) == b""
+        except ConnectionError:
+            return True
+
+    def _headers(self) -> Iterator[tuple[str, str]]:
+        while (line := self._file.readline()) not in (b"\r\n", b""):
+            name, _, value = line.decode("latin-1").partition(":")
+            yield name.strip().lower(), value.strip()
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self._file.readline(), 16):
+            yield self._file.read(size)
+            self._file.readline()
+        self._file.readline()
+
+
+__all__ = [
+    "PATIENCE",
+    "ROW",
+    "SCORE_SIGNATURE",
+    "TENSORS",
+    "GatedRuntime",
+    "Item",
+    "KeelwayError",
+    "Reply",
+    "Server",
+    "Shelf",
+    "Wire",
+    "ask",
+    "forest",
+    "forest_item",
+    "free_port",
+    "predict_bytes",
+    "request_bytes",
+    "score",
+    "wait_until",
+]
