@@ -51,7 +51,7 @@ TENSORS = {"inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP32", "da
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    """The first true value of ``condition``, asked every few milliseconds. ``AssertionError`` naming ``what`` if late."""
+    """The first true value of ``condition``, asked again and again. ``AssertionError`` naming ``what`` if late."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         value = condition()

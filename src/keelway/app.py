@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import signal
@@ -78,6 +79,9 @@ class App:
             with self._signals():
                 # Listening before loading: probes get an answer, and it is "not ready" until the models are warm.
                 if await self._loaded_before(serving):
+                    # What stands now stays: looking through it again and again would only delay requests.
+                    gc.collect()
+                    gc.freeze()
                     background.append(asyncio.create_task(self._fleet.follow(self.settings.registry.poll_interval)))
                     on_listening(url)
                 await serving
@@ -156,8 +160,9 @@ class App:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=int(settings.http.keep_alive_timeout),
-            timeout_graceful_shutdown=int(settings.serving.drain_timeout),
+            # Uvicorn's types ask for whole seconds; asyncio, which gets them, takes fractions.
+            timeout_keep_alive=settings.http.keep_alive_timeout,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=settings.serving.drain_timeout,  # type: ignore[arg-type]
         )
 
     def _publish(self, snapshot: ServingSnapshot) -> None:

@@ -8,20 +8,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-
-from keelway.contract.signature import Feature, ModelSignature
-from keelway.testing import FakeRuntime
-from keelway.types import TensorSpec
 from tests.serving import Server, Shelf, Wire, predict_bytes, request_bytes, score
 
-HEADER_TIMEOUT = 0.4
-BODY_TIMEOUT = 0.6
-#: All connections are looked at once a second; the rest is for a busy machine.
-LATE = 5.0
+from keelway import app
+from keelway.contract.signature import Feature, ModelSignature
+from keelway.edge.protocol import sweep_forever
+from keelway.testing import FakeRuntime
+from keelway.types import TensorSpec
+
+HEADER_TIMEOUT = 0.3
+BODY_TIMEOUT = 0.5
+#: Seconds between two looks at all connections; the app's own second would make these tests slow.
+INTERVAL = 0.05
+LATE = 3.0
 
 #: Four bytes in, 64 MB out: far more than the buffers of two sockets hold.
 LARGE = ModelSignature(
@@ -105,8 +109,10 @@ def server() -> Iterator[Server]:
     large = FakeRuntime(LARGE.inputs, LARGE.outputs, lambda inputs: {"y": np.zeros((1, 1 << 24), np.float32)})
     shelf = Shelf().serve("m", score).serve("large", lambda: large, LARGE)
     limits = {"header_timeout": HEADER_TIMEOUT, "body_timeout": BODY_TIMEOUT, "keep_alive_timeout": 30.0}
-    with Server(shelf, http=limits) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "sweep_forever", partial(sweep_forever, interval=INTERVAL))
+        with Server(shelf, http=limits) as running:
+            yield running
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +149,7 @@ def test_slow_peers_leave_nothing_in_flight(outcomes: Mapping[str, Outcome], ser
 def test_a_reader_that_has_stopped_is_cut_off(server: Server) -> None:
     with server.wire() as wire:
         wire.send(LARGE_REQUEST)
-        time.sleep(BODY_TIMEOUT + 2.5)
+        time.sleep(BODY_TIMEOUT + 1.0)
         assert read_all(wire, pause=0) < LARGE_ANSWER
     assert server.in_flight() == 0
 
@@ -151,7 +157,7 @@ def test_a_reader_that_has_stopped_is_cut_off(server: Server) -> None:
 def test_a_slow_reader_that_goes_on_reading_gets_everything(server: Server) -> None:
     with server.wire() as wire:
         wire.send(LARGE_REQUEST.replace(b"Host", b"Connection: close\r\nHost", 1))
-        assert read_all(wire, pause=0.1) > LARGE_ANSWER
+        assert read_all(wire, pause=0.04) > LARGE_ANSWER
 
 
 def read_all(wire: Wire, pause: float) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from alembic.script import ScriptDirectory
 from keelway.clock import Clock
 from keelway.errors import FailedPrecondition, InvalidInput, Unavailable
 from keelway.registry import migration, schema
+from keelway.registry.database import connect
 from keelway.registry.store import Registry
 
 DIGEST = "sha256:" + "0" * 64
@@ -65,6 +68,7 @@ def test_opening_a_store_at_head_does_not_import_alembic(registry: Registry, url
     program = """
 import sys
 from keelway.clock import SystemClock
+from keelway.registry.database import connect
 from keelway.registry.store import Registry
 Registry.open(sys.argv[1], clock=SystemClock()).close()
 print("alembic" in sys.modules)
@@ -77,6 +81,20 @@ def test_a_store_is_kept_when_opened_again(url: str, clock: Clock) -> None:
     for expected in ("1.0.0", "1.1.0"):
         with closing(Registry.open(url, clock=clock)) as registry:
             assert registry.push("churn", None, DIGEST, who="ann", why="x").version == expected
+
+
+def test_the_switch_to_the_write_ahead_log_survives_that_all_switch_at_once(tmp_path: Path) -> None:
+    together = threading.Barrier(4)
+
+    def switch(_: int) -> None:
+        for number in range(60):
+            together.wait()
+            engine = connect(f"sqlite:///{tmp_path}/{number}.db")
+            migration._write_ahead(engine)
+            engine.dispose()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(switch, range(4)))
 
 
 def test_a_database_of_something_else_is_left_alone(url: str, clock: Clock) -> None:

@@ -1,6 +1,8 @@
 # S1, S4, S6: versions, aliases, append-only history, safe changes
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +21,7 @@ def digest(number: int = 0) -> str:
     return f"sha256:{number:064x}"
 
 
-BY = {"who": "ann", "why": "because"}
+BY: dict[str, Any] = {"who": "ann", "why": "because"}
 
 
 def push(registry: Registry, version: str | None = None, content: int = 0, name: str = "churn") -> ModelVersion:
@@ -119,7 +121,7 @@ def test_names_that_differ_in_dashes_only_are_one_name(registry: Registry) -> No
     ],
 )
 def test_a_push_that_cannot_be_right_leaves_no_trace(registry: Registry, arguments: dict[str, str]) -> None:
-    given = {"name": "churn", "version": None, "manifest_digest": digest(), **BY, **arguments}
+    given: dict[str, Any] = {"name": "churn", "version": None, "manifest_digest": digest(), **BY, **arguments}
     with pytest.raises(InvalidInput):
         registry.push(given.pop("name"), given.pop("version"), given.pop("manifest_digest"), **given)
     assert registry.models() == ()

@@ -177,9 +177,7 @@ def _extract_zip(file: IO[bytes], target: _Target, budget: _Budget) -> None:
                 target.add_folder(info.filename)
                 continue
             with opened.open(info) as entry:
-                # One byte more than the header says: only at the true end does zipfile compare the checksum.
-                chunks = _Counted(entry, budget).chunks(info.file_size + 1)
-                target.add_file(info.filename, chunks, info.file_size)
+                target.add_file(info.filename, _Counted(entry, budget).chunks(info.file_size), info.file_size)
 
 
 def _check_zip_entry(info: zipfile.ZipInfo) -> None:

@@ -17,7 +17,7 @@ from keelway.cli.options import (
     registry_settings,
     whoami,
 )
-from keelway.cli.output import print_json, print_table, report_lines
+from keelway.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from keelway.artifacts.manifest import Manifest
@@ -148,6 +148,8 @@ def show_document(
 
 
 def _print_version(document: dict[str, Any]) -> None:
+    from keelway.publish.report import report_lines
+
     aliases = f"  ({', '.join(document['aliases'])})" if document["aliases"] else ""
     typer.echo(f"{document['model']} {document['version']}{aliases}")
     typer.echo(f"  {document['model_digest']}")

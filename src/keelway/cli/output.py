@@ -50,8 +50,3 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 def progress(message: str) -> None:
     """One step of long work, on standard error, so that results can be piped."""
     typer.echo(f"· {message}", err=True)
-
-
-def report_lines(report: dict[str, Any]) -> list[str]:
-    """The report of a push in a few lines, for people."""
-    return [f"{name}: {value}" for name, value in report.items()]

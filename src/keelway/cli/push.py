@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -63,6 +63,7 @@ def push(
     json: JsonOption = False,
 ) -> None:
     from keelway.publish.release import Source, release
+    from keelway.publish.report import report_lines
 
     settings = registry_settings(config, store, artifacts)
     pushed = release(
@@ -87,13 +88,6 @@ def push(
         )
         return
     typer.echo(f"{pushed.model} {pushed.version}  {pushed.model_digest}")
-    for line in describe(report):
+    for line in report_lines(report):
         typer.echo(f"  {line}")
     typer.echo(f"  serve it: keelway serve {pushed.model}")
-
-
-def describe(report: dict[str, Any]) -> list[str]:
-    """The report of a conversion in a few lines, for people."""
-    from keelway.publish.release import report_lines
-
-    return report_lines(report)

@@ -44,8 +44,8 @@ class Binding:
         self._only = signature.inputs[0] if len(signature.inputs) == 1 else None
         self._features = {feature.name: feature for feature in signature.features}
         self._names = tuple(self._features)
-        self._positions = {name: position for position, name in enumerate(self._names)}
-        self._columns = [column for spec in signature.inputs for column in spec.columns]
+        # What a tensor of a request may be called, each once and in order.
+        self._places = dict.fromkeys((*self._inputs, *(name for spec in signature.inputs for name in spec.columns)))
         self._batched = signature.batched
         self._max_rows = max_rows
         # Every input is a matrix of numbers: a row is then one tuple, and rows become an array in one call.
@@ -81,18 +81,19 @@ class Binding:
         by_name = {tensor.name: tensor for tensor in tensors}
         if len(by_name) != len(tensors):
             raise InvalidInput("two inputs have the same name")
+        for name in by_name:
+            if name not in self._places:
+                raise self._unknown(name, "input")
         inputs: dict[str, Array] = {}
         for spec in self._inputs.values():
             if spec.name in by_name:
                 inputs[spec.name] = self._checked(by_name.pop(spec.name), spec.datatype, spec.shape)
-            elif spec.columns:
-                inputs[spec.name] = self._packed(spec, by_name)
-            else:
+            elif by_name.keys().isdisjoint(spec.columns):
                 raise InvalidInput(f"input {spec.name!r} is missing", field=spec.name)
+            else:
+                inputs[spec.name] = self._packed(spec, by_name)
         for name in by_name:
-            if name in self._columns:
-                raise InvalidInput(f"input {name!r} is sent twice: alone and within a packed input", field=name)
-            raise self._unknown(name, "input")
+            raise InvalidInput(f"input {name!r} is sent twice: alone and within a packed input", field=name)
         return BoundRequest(inputs, self._same_rows(inputs))
 
     def _packed(self, spec: TensorSpec, by_name: dict[str, WireTensor]) -> Array:
@@ -258,7 +259,7 @@ class Binding:
 
     def _unknown(self, name: str, kind: str, *, suggest: bool = True) -> InvalidInput:
         """An unknown name is the caller's own text: it is not repeated, the nearest known one is offered."""
-        known = list(self._names) if kind == "feature" else list(dict.fromkeys((*self._inputs, *self._columns)))
+        known = list(self._names if kind == "feature" else self._places)
         near = get_close_matches(name[:64], known, n=1) if suggest else []
         expected = f"did you mean {near[0]!r}?" if near else f"this model takes {_listed(known)}"
         return InvalidInput(f"this model has no such {kind}; {expected}")

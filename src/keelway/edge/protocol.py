@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from keelway.clock import Clock
@@ -23,7 +24,7 @@ _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-lengt
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection. ``settings`` and ``clock`` are bound by ``protocol_factory``; the other arguments are uvicorn's."""
+    """One connection. ``protocol_factory`` binds ``settings`` and ``clock``; the other arguments are uvicorn's."""
 
     def __init__(self, settings: HttpSettings, clock: Clock, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -34,6 +35,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._large_read = False
         self._trailing = False
+        self._upgrading = False
         self._unread = 0
         self._stalled_since: float | None = None
         self._closing_soon = False
@@ -61,11 +63,28 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_bytes = 0
         self._large_read = self._head_bytes + len(data) > self._settings.max_header_bytes
         trailing = self._trailing
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._head_since is not None or (trailing and self._trailing):
             self._head_bytes += len(data)
             if self._head_bytes > self._settings.max_header_bytes:
                 self._refuse(_LARGE_HEAD)
+
+    def _feed(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    # The parser leaves what follows to another protocol. None is spoken here, and a server may go on
+                    # as if it had not been asked (RFC 9110, 7.8); clients of the JVM ask with every request.
+                    rest = rest[upgrade.args[0] :]
+                    self.parser.feed_data(self._head_without_upgrade())
+        except httptools.HttpParserError:
+            self.logger.warning("refused a request that is not valid HTTP/1.1")
+            self.send_400_response("the request is not valid HTTP/1.1")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -76,6 +95,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_since = None
         if self._large_read and self._head_size() > self._settings.max_header_bytes:
             self._refuse(_LARGE_HEAD)
+            return
+        self._upgrading = self.parser.should_upgrade()
+        if self._upgrading:
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")
             return
         super().on_headers_complete()
         self._body_since = self._now()
@@ -100,7 +124,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._body_since = None
         self._trailing = False
-        if self.cycle is not None:
+        if not self._upgrading and self.cycle is not None:
             super().on_message_complete()
 
     def shutdown(self) -> None:
@@ -134,6 +158,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(reply)
             self.transport.close()
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join((*lines, b"", b""))
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

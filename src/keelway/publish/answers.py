@@ -36,7 +36,7 @@ class Answers:
     @classmethod
     def load(cls, path: Path) -> Answers:
         with np.load(path, allow_pickle=False) as arrays:
-            labels = arrays["labels"] if "labels" in arrays else None
+            labels = arrays.get("labels")
             return cls(labels, arrays["values"], arrays["accepted"])
 
 

@@ -40,7 +40,7 @@ def run_apart(workspace: Path, limit: float = TIME_LIMIT) -> None:
     Raises the child's own ``KeelwayError`` if it left one, ``DeadlineExceeded`` after ``limit`` seconds, and
     ``FailedPrecondition`` if the process ended without an answer.
     """
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 - the interpreter and this package, no shell
         # -P: the folder it starts in is not searched for modules, since foreign code may write there.
         [sys.executable, "-P", "-m", "keelway.publish.child", str(workspace)],
         cwd=workspace,

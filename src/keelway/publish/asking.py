@@ -13,9 +13,8 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
-from keelway.contract.signature import Feature, pack
+from keelway.contract.signature import Feature, Task, pack
 from keelway.errors import ConversionRefused, CorruptArtifact, KeelwayError
-from keelway.ports import RuntimeOptions
 from keelway.publish import answers, exchange
 from keelway.publish.answers import Answers
 from keelway.publish.convert import translate
@@ -31,6 +30,12 @@ from keelway.runtimes.skops import SkopsColumn, SkopsOptions, SkopsRuntime, load
 from keelway.types import Array, TensorSpec
 
 Door = Literal["FP32", "FP64"]
+
+_TASKS: Final[dict[translate.Kind, Task]] = {
+    "classifier": "classification",
+    "regressor": "regression",
+    "transformer": "other",
+}
 
 #: From the fastest to the slowest: how it is called, the datatype of numbers at the door, and that of the arithmetic.
 #: float64 in between is for steps whose rounding to float32 would move a decision; float64 at the door for models that
@@ -68,7 +73,7 @@ def ask_estimator(request: EstimatorRequest, folder: Path) -> EstimatorResult:
         columns=columns,
         dtypes=tuple(sample.dtypes[column] for column in columns),
         named=named,
-        task={"classifier": "classification", "regressor": "regression"}.get(translate.kind_of(estimator), "other"),
+        task=_TASKS[translate.kind_of(estimator)],
         labels=labels,
         probabilities=original.has_probabilities,
         kinds=kinds,
@@ -86,7 +91,8 @@ def _labels(original: Original) -> tuple[str | int | bool, ...]:
         return translate.class_values(original.estimator.classes_)
     except NotTranslated as error:
         raise ConversionRefused(
-            f"this classifier cannot be served: {error}", hint="train one model for each target, with plain class labels"
+            f"this classifier cannot be served: {error}",
+            hint="train one model for each target, with plain class labels",
         ) from error
 
 

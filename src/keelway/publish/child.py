@@ -31,8 +31,8 @@ def main(folder: Path) -> int:
         write(folder, exchange.FAILURE, failure_of(error))
         return 1
     except MemoryError:
-        error = FailedPrecondition("the model does not fit into memory", hint="push it from a larger machine")
-        write(folder, exchange.FAILURE, failure_of(error))
+        too_large = FailedPrecondition("the model does not fit into memory", hint="push it from a larger machine")
+        write(folder, exchange.FAILURE, failure_of(too_large))
         return 1
     return 0
 

@@ -37,24 +37,22 @@ class Original:
         run_alone(estimator)
 
     def labels(self, rows: Rows) -> Array:
-        """The predicted classes (classifiers) or values, [n] or [n, m]."""
-        with _quiet():
-            return np.asarray(self.estimator.predict(self.given(rows.frame())))
+        """The predicted classes (classifiers) or values, [n] or [n, m]; zeros or empty texts for refused rows."""
+        return _where_accepted(self._labels, rows.frame())[0]
 
     def values(self, rows: Rows) -> Array:
-        """Probabilities or scores [n, k], or predicted values [n, m], as float64."""
-        return self._values(rows.frame())
+        """Probabilities or scores [n, k], or predicted values [n, m], as float64; zeros for refused rows."""
+        return _where_accepted(self._values, rows.frame())[0]
 
     def answers(self, frame: pd.DataFrame) -> Answers:
         """Labels and values for every row of ``frame``; rows that the model refuses are marked, not raised."""
-        rows = len(frame)
-        labels, accepted = _where_accepted(lambda part: np.asarray(self.estimator.predict(self.given(part))), frame)
-        values, also = _where_accepted(self._values, frame) if self._scores is not None else (None, accepted)
-        accepted = accepted & also
+        labels, accepted = _where_accepted(self._labels, frame)
         if not self.is_classifier:
-            values, labels = _two_dimensional(labels), None
-        empty = np.zeros((rows, 0))
-        return Answers(labels, empty if values is None else values, accepted)
+            return Answers(None, _two_dimensional(labels), accepted)
+        if self._scores is None:
+            return Answers(labels, np.zeros((len(frame), 0)), accepted)
+        values, also = _where_accepted(self._values, frame)
+        return Answers(labels, values, accepted & also)
 
     def ask_one(self, given: Any) -> object:
         """What a caller of the original would call: probabilities if it has them, the prediction if not."""
@@ -67,19 +65,18 @@ class Original:
         chosen = frame[list(self.columns)]
         return chosen if self._names else chosen.to_numpy()
 
+    def _labels(self, frame: pd.DataFrame) -> Array:
+        return np.asarray(self.estimator.predict(self.given(frame)))
+
     def _values(self, frame: pd.DataFrame) -> Array:
         ask = self.estimator.predict if self._scores is None else self._scores
-        with _quiet():
-            return _two_dimensional(np.asarray(ask(self.given(frame))))
+        return _two_dimensional(np.asarray(ask(self.given(frame))))
 
 
 def thresholds_of(estimator: Any, columns: tuple[str, ...]) -> dict[str, Array]:
     """The thresholds of trees that read the features themselves, by column; empty for anything else."""
     trees = np.ravel(np.asarray(getattr(estimator, "estimators_", [estimator]), dtype=object))
-    parts: list[tuple[Array, Array]] = []
-    for tree in (getattr(member, "tree_", None) for member in trees):
-        if tree is not None:
-            parts.append((tree.feature, tree.threshold))
+    parts = [(member.tree_.feature, member.tree_.threshold) for member in trees if hasattr(member, "tree_")]
     if getattr(estimator, "_preprocessor", None) is None:
         for predictor in (one for stage in getattr(estimator, "_predictors", ()) for one in stage):
             inner = predictor.nodes[~predictor.nodes["is_leaf"].astype(bool)]
@@ -115,7 +112,9 @@ def _where_accepted(ask: Callable[[pd.DataFrame], Array], frame: pd.DataFrame) -
         )
     accepted = np.zeros(len(frame), bool)
     like = next(iter(found.values()))
-    every = np.zeros((len(frame), *like.shape[1:]), dtype=np.result_type(*found.values()) if like.dtype != object else object)
+    # Text of several widths has several dtypes.
+    dtype = object if like.dtype == object else np.result_type(*found.values())
+    every = np.zeros((len(frame), *like.shape[1:]), dtype)
     for start, part in found.items():
         every[start : start + len(part)] = part
         accepted[start : start + len(part)] = True
@@ -128,7 +127,7 @@ def _two_dimensional(values: Array) -> Array:
 
 
 def run_alone(model: Any) -> None:
-    """One job everywhere inside a fitted model. Its parameters name the unfitted parts only, so the parts are walked."""
+    """One job everywhere inside a fitted model: walked, because its parameters name the unfitted parts only."""
     pending, seen = [model], {id(model)}
     while pending:
         part = pending.pop()

@@ -217,7 +217,8 @@ def _differ(one: Array, other: Array) -> Array:
     unequal = one != other
     if one.dtype.kind == "f":
         unequal &= ~(np.isnan(one) & np.isnan(other))
-    return unequal if unequal.ndim == 1 else unequal.any(axis=1)
+    rows: Array = unequal if unequal.ndim == 1 else unequal.any(axis=1)
+    return rows
 
 
 def _single(values: Array) -> Array:

@@ -74,9 +74,10 @@ def _differences(original: Array, candidate: Array, scale: Array | None) -> Arra
     if not original.shape[1]:
         return np.zeros(len(original))
     with np.errstate(over="ignore", invalid="ignore"):
-        # What float32 cannot hold arrives as infinite; that is the format's doing and equal on both sides.
+        # What float32 cannot hold arrives as infinite; that is the format's doing and no difference.
         rounded = original.astype(np.float32)
-        same = (rounded == candidate) | (np.isnan(original) & np.isnan(candidate))
+        same = (original == candidate) | (np.isinf(rounded) & (rounded == candidate))
+        same |= np.isnan(original) & np.isnan(candidate)
         unit = np.ones_like(original) if scale is None else np.maximum(np.abs(original), scale)
         difference = np.abs(original - candidate) / unit
     difference[same] = 0.0

@@ -14,11 +14,12 @@ from typing import Final
 
 import numpy as np
 
-from keelway.ports import Runtime, RuntimeOptions
+from keelway.ports import RuntimeOptions
 from keelway.publish.answers import Answers, joined
 from keelway.publish.proof import Comparison, compare
 from keelway.publish.rows import Rows, tensors
 from keelway.runtimes.onnx import OnnxRuntime
+from keelway.runtimes.skops import SkopsRuntime
 from keelway.types import Array, TensorSpec
 
 #: Rows of one run. Some rows are also asked one by one, since another batch may take another path through a kernel.
@@ -39,7 +40,9 @@ def prove(
         # From the end, where the rows beside decision steps are.
         singles = np.arange(max(0, len(rows) - _SINGLES), len(rows))
         starts = [*range(0, len(rows), _BATCH)]
-        parts = [ask(runtime, {name: array[start : start + _BATCH] for name, array in packed.items()}) for start in starts]
+        parts = [
+            ask(runtime, {name: array[start : start + _BATCH] for name, array in packed.items()}) for start in starts
+        ]
         alone = [ask(runtime, {name: array[at : at + 1] for name, array in packed.items()}) for at in singles]
     finally:
         runtime.close()
@@ -50,22 +53,16 @@ def prove(
     return together if one_by_one.holds else one_by_one.at(singles)
 
 
-def ask(runtime: Runtime, inputs: dict[str, Array]) -> Answers:
+def ask(runtime: OnnxRuntime | SkopsRuntime, inputs: dict[str, Array]) -> Answers:
     """One run of ``runtime``, as answers."""
     names = [spec.name for spec in runtime.outputs]
-    answered = dict(zip(names, np_sequence(runtime, inputs, names), strict=True))
+    answered = dict(zip(names, runtime.run(inputs, names), strict=True))
     rows = len(next(iter(inputs.values())))
     values = next((answered[name] for name in _VALUES if name in answered), np.zeros((rows, 0)))
     values = np.asarray(values, np.float64)
     return Answers(
         answered.get("label"), values.reshape(rows, -1) if values.size else np.zeros((rows, 0)), np.ones(rows, bool)
     )
-
-
-def np_sequence(runtime: Runtime, inputs: dict[str, Array], names: list[str]) -> Sequence[Array]:
-    answered = runtime.run(inputs, names)
-    assert isinstance(answered, Sequence), "the runtimes proved here answer at once"
-    return answered
 
 
 def micros(call: Callable[[], object], seconds: float = 0.3) -> float:

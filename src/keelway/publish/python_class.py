@@ -9,7 +9,10 @@ from __future__ import annotations
 import ast
 import inspect
 import shutil
+import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,8 +22,7 @@ import numpy as np
 from keelway.contract.baseline import observe
 from keelway.contract.signature import ModelSignature, infer_features, pack
 from keelway.contract.tensors import meaning_of
-from keelway.errors import InvalidInput, KeelwayError, ModelFailed
-from keelway.ports import RuntimeOptions
+from keelway.errors import FailedPrecondition, InvalidInput, KeelwayError, ModelFailed
 from keelway.publish import exchange
 from keelway.publish.apart import run_apart
 from keelway.publish.exchange import PythonRequest, PythonResult
@@ -63,7 +65,8 @@ def class_in(path: Path) -> str:
 
 
 def _has_predict(node: ast.ClassDef) -> bool:
-    return any(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) and part.name == "predict" for part in node.body)
+    methods = (part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef))
+    return any(method.name == "predict" for method in methods)
 
 
 # The parent
@@ -85,14 +88,15 @@ def prepare_class(
         )
     features = infer_features(sample, "FP64")
     inputs = pack(features)
-    rows_of(sample).save(workspace / exchange.SAMPLE)
-    progress(f"running {name} on the sample, in a process of its own")
-    exchange.write(workspace, exchange.REQUEST, PythonRequest(str(file.resolve()), name, inputs))
-    run_apart(workspace)
-    result = exchange.read(workspace, exchange.RESULT, PythonResult)
     folder = workspace / "artifact"
     folder.mkdir()
     shutil.copyfile(file, folder / MODULE)
+    rows_of(sample).save(workspace / exchange.SAMPLE)
+    progress(f"running {name} on the sample, in a process of its own")
+    exchange.write(workspace, exchange.REQUEST, PythonRequest(str(folder / MODULE), name, inputs))
+    run_apart(workspace)
+    result = exchange.read(workspace, exchange.RESULT, PythonResult)
+    shutil.copyfile(file, folder / MODULE)  # again: the class may have written where it ran
     task, label, probabilities = meaning_of(result.outputs)
     signature = ModelSignature(
         features, inputs, result.outputs, task, label_output=label, probability_output=probabilities
@@ -121,28 +125,39 @@ def prepare_class(
 
 def ask_class(request: PythonRequest, folder: Path) -> PythonResult:
     """Import the class and let it answer the whole sample, then one row: what follows the rows is the batch axis."""
-    from keelway.runtimes.python import load
-
     given = tensors(Rows.load(folder / exchange.SAMPLE), request.inputs)
     rows = len(next(iter(given.values())))
     one = {name: array[:1] for name, array in given.items()}
-    path = Path(request.file)
-    options = {"module": path.name, "class": request.class_name, "inputs": msgspec.to_builtins(request.inputs)}
-    # The digest only has to be allowed here; the consent was given to the parent.
-    runtime = load(
-        path.parent, "", {**options, "outputs": []}, RuntimeOptions(allowed_python=frozenset({""})), _no_member
-    )
-    model = runtime.model
-    many = _answer(model, given)
-    few = _answer(model, one)
+    model = _made(Path(request.file), request.class_name)
+    many, few = _answer(model, given), _answer(model, one)
     outputs = tuple(_spec(name, many[name], few.get(name), rows) for name in many)
-    took = micros(lambda: _answer(model, one))
-    runtime.close()
-    return PythonResult(outputs, took)
+    if not outputs:
+        raise ModelFailed("predict answers no outputs", hint="return {'prediction': array}")
+    return PythonResult(outputs, micros(lambda: _answer(model, one)))
 
 
-def _no_member(model_digest: str) -> Any:
-    raise InvalidInput("a Python class that is pushed by itself has no members")
+def _made(path: Path, class_name: str) -> Any:
+    """An instance, made as ``keelway.runtimes.python`` makes it: no arguments, then ``load`` if there is one."""
+    name = "keelway_pushed_model"
+    loader = SourceFileLoader(name, str(path))
+    module = module_from_spec(ModuleSpec(name, loader, origin=str(path)))
+    sys.modules[name] = module  # dataclasses look their module up while it is executed
+    try:
+        loader.exec_module(module)
+        model = getattr(module, class_name)()
+        if hasattr(model, "load"):
+            model.load(path.parent)
+    except ModuleNotFoundError as error:
+        raise FailedPrecondition(
+            f"the class needs the module '{error.name}', which is not installed", field="file", hint="install it here"
+        ) from error
+    except Exception as error:
+        raise ModelFailed(
+            f"making an instance of {class_name} raised {type(error).__name__}",
+            field="file",
+            hint="it is made without arguments, from this one file",
+        ) from error
+    return model
 
 
 def _answer(model: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -123,14 +123,16 @@ def _series(values: Array, dtype: str, whole: bool) -> Any:
     if values.dtype.kind == "f":
         if dtype[:1] in ("I", "U", "F"):  # pandas' own nullable numbers
             missing = np.isnan(values)
-            return pd.array(np.where(missing, pd.NA, values), dtype="Float32" if dtype == "Float32" else "Float64")
+            found = pd.array(np.where(missing, 0.0, values), dtype="Float32" if dtype == "Float32" else "Float64")
+            found[missing] = pd.NA
+            return found
         if whole and np.dtype(dtype).kind in "iu":
             return values.astype(dtype)
         return values.astype(np.float32) if dtype in ("float32", "float16") else values
     if dtype == "category":
         return pd.Categorical(values)
     if dtype == "object":
-        return np.where(np.equal(values, None), np.nan, values)
+        return np.array([np.nan if value is None else value for value in values], dtype=object)
     return pd.array(values, dtype="string" if dtype == "string" else "str")
 
 

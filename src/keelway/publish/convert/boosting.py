@@ -16,9 +16,7 @@ from keelway.publish.convert.translate import Classified, Kind, Translator
 from keelway.publish.convert.trees import Tree, ensemble, of_sklearn
 from keelway.types import Array
 
-_STUMP: Final = Tree(
-    np.zeros(1, np.int64), np.zeros(1), np.full(1, -1), np.full(1, -1), np.zeros(1, bool), {}
-)
+_STUMP: Final = Tree(np.zeros(1, np.int64), np.zeros(1), np.full(1, -1), np.full(1, -1), np.zeros(1, bool), {})
 
 
 def _raw(graph: Graph, x: str, start: Array, trees: Sequence[tuple[int, Tree, Array]]) -> str:
@@ -86,7 +84,9 @@ def _of_histogram(predictor: Any) -> Tree:
 
 def _members(bitset: Array) -> list[float]:
     """The category numbers whose bit is set in eight words of 32 bits; -1, which is none, where there is no other."""
-    return [float(32 * word + bit) for word, bits in enumerate(bitset) for bit in range(32) if int(bits) >> bit & 1] or [-1.0]
+    return [
+        float(32 * word + bit) for word, bits in enumerate(bitset) for bit in range(32) if int(bits) >> bit & 1
+    ] or [-1.0]
 
 
 def _classified(graph: Graph, estimator: Any, raw: str, zero_is_positive: bool) -> Classified:

@@ -12,7 +12,13 @@ from keelway.publish.convert.graph import Graph, NotTranslated, Table
 from keelway.publish.convert.translate import Classified, Kind, Translator
 
 #: NumPy functions that ONNX has under another name, or as a short expression.
-_FUNCTIONS: Final[Mapping[Any, str]] = {np.log: "Log", np.exp: "Exp", np.sqrt: "Sqrt", np.abs: "Abs", np.absolute: "Abs"}
+_FUNCTIONS: Final[Mapping[Any, str]] = {
+    np.log: "Log",
+    np.exp: "Exp",
+    np.sqrt: "Sqrt",
+    np.abs: "Abs",
+    np.absolute: "Abs",
+}
 
 
 def _steps(graph: Graph, pipeline: Any, table: Table) -> tuple[Any, Table]:

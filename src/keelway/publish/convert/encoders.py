@@ -76,9 +76,7 @@ def _at(position: int) -> Callable[[_Numbers], _Numbers]:
     return lambda rows: rows[:, position]
 
 
-def _asked(
-    graph: Graph, encoder: Any, table: Table, position: int, code: Callable[[_Numbers], _Numbers]
-) -> _Codes:
+def _asked(graph: Graph, encoder: Any, table: Table, position: int, code: Callable[[_Numbers], _Numbers]) -> _Codes:
     """Put every category of the column at ``position``, a missing and an unknown value through the encoder.
 
     A value that the encoder refuses (``handle_unknown="error"``) gets the code of an unknown one, and that -1.
@@ -194,7 +192,7 @@ def _looked_up(graph: Graph, table: Table, columns: list[_Codes]) -> str:
 
 
 def _compared(graph: Graph, table: Table, columns: list[_Codes]) -> str:
-    """Numbers: every value beside every category of its column; a matrix product picks the code of the one it equals."""
+    """Numbers: every value beside every category of its column; a matrix product picks the code of the equal one."""
     x = graph.matrix(table, "FP64")
     owners = np.repeat(np.arange(len(columns)), [len(column.keys) for column in columns])
     keys = np.array([key for column in columns for key in column.keys], np.float64)
@@ -206,7 +204,9 @@ def _compared(graph: Graph, table: Table, columns: list[_Codes]) -> str:
     beside = graph.op("Gather", x, graph.integers(owners), axis=1)
     equal = graph.cast(graph.op("Equal", beside, graph.constant(keys, np.float64)), "FP64")
     found = graph.op("MatMul", equal, graph.constant(picks * codes[:, None], np.float64))
-    known = graph.op("Greater", graph.op("MatMul", equal, graph.constant(picks, np.float64)), graph.constant(0, np.float64))
+    known = graph.op(
+        "Greater", graph.op("MatMul", equal, graph.constant(picks, np.float64)), graph.constant(0, np.float64)
+    )
     result = graph.op("Where", known, found, graph.constant(unknown, np.float64))
     if np.array_equal(missing, unknown, equal_nan=True):
         return result  # NaN equals no category

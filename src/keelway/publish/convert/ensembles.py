@@ -37,7 +37,8 @@ def _voting_classifier(graph: Graph, voting: Any, table: Table) -> Classified:
         classes = graph.integers(np.arange(len(voting.classes_)))
         column = graph.integers([1])
         votes = [
-            graph.as_number(graph.op("Equal", graph.op("Unsqueeze", answer.index, column), classes)) for answer in answers
+            graph.as_number(graph.op("Equal", graph.op("Unsqueeze", answer.index, column), classes))
+            for answer in answers
         ]
         shares = _average(graph, votes, weights)
         return Classified(_first_largest(graph, shares))
@@ -111,8 +112,7 @@ def _isotonic(graph: Graph, isotonic: Any, response: str) -> str:
     passed = graph.op("Greater", clipped, graph.constant(x[1:-1]))
     segment = graph.op("ReduceSum", graph.cast(passed, "INT64"), graph.integers([1]))
     start, height, slope = (
-        graph.op("Gather", graph.constant(values), segment)
-        for values in (x[:-1], y[:-1], np.diff(y) / np.diff(x))
+        graph.op("Gather", graph.constant(values), segment) for values in (x[:-1], y[:-1], np.diff(y) / np.diff(x))
     )
     return graph.op("Add", graph.op("Mul", slope, graph.op("Sub", clipped, start)), height)
 

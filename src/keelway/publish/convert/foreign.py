@@ -79,9 +79,9 @@ def _width_of(estimator: Any) -> int:
 
 def _index_of_label(graph: Graph, estimator: Any, label: str, datatype: str) -> str:
     """Positions in ``classes_`` from the labels that skl2onnx answers."""
+    import numpy as np
     from onnx import numpy_helper
 
-    import numpy as np
     from keelway.publish.convert import translate
     from keelway.publish.convert.graph import strings
 
@@ -90,7 +90,9 @@ def _index_of_label(graph: Graph, estimator: Any, label: str, datatype: str) -> 
     keys = strings([str(value) for value in labels]) if numbers is None else np.array(numbers, np.int64)
     return graph.op(
         "LabelEncoder",
-        graph.op("Reshape", label if datatype in ("BYTES", "INT64") else graph.cast(label, "INT64"), graph.integers([-1])),
+        graph.op(
+            "Reshape", label if datatype in ("BYTES", "INT64") else graph.cast(label, "INT64"), graph.integers([-1])
+        ),
         domain="ai.onnx.ml",
         keys_tensor=numpy_helper.from_array(keys),
         values_tensor=numpy_helper.from_array(np.arange(len(labels))),

@@ -215,7 +215,9 @@ class Graph:
         nodes = [*self._nodes]
         for tensor, spec in self._outputs:
             nodes.append(helper.make_node("Identity", [tensor], [spec.name]))
-        nodes = _used(_without_identities(nodes, {spec.name for spec in self.inputs}), [s.name for _, s in self._outputs])
+        nodes = _used(
+            _without_identities(nodes, {spec.name for spec in self.inputs}), [s.name for _, s in self._outputs]
+        )
         needed = {name for node in nodes for name in node.input}
         graph = helper.make_graph(
             nodes,

@@ -66,7 +66,11 @@ def _polynomial(graph: Graph, features: Any, table: Table) -> Table:
     powers = features.powers_
     degree = int(powers.sum(axis=1).max(initial=0))
     x = graph.matrix(table)
-    ones = graph.op("Add", graph.op("Mul", graph.op("Gather", x, graph.integers([0]), axis=1), graph.constant(0.0)), graph.constant(1.0))
+    ones = graph.op(
+        "Add",
+        graph.op("Mul", graph.op("Gather", x, graph.integers([0]), axis=1), graph.constant(0.0)),
+        graph.constant(1.0),
+    )
     padded = graph.op("Concat", x, ones, axis=1)
     factors = np.full((len(powers), degree), len(table))
     for row, exponents in enumerate(powers):

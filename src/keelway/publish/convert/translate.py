@@ -16,7 +16,7 @@ import numpy as np
 
 from keelway.contract.signature import Feature
 from keelway.publish.convert.graph import Column, Graph, NotTranslated, Number, Table, strings
-from keelway.types import Array, TensorSpec
+from keelway.types import TensorSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -46,9 +46,7 @@ class Translation:
     outputs: tuple[TensorSpec, ...]
 
 
-def translate(
-    estimator: Any, inputs: Sequence[TensorSpec], features: Sequence[Feature], number: Number
-) -> Translation:
+def translate(estimator: Any, inputs: Sequence[TensorSpec], features: Sequence[Feature], number: Number) -> Translation:
     """The model of ``estimator`` for the packed tensors ``inputs``.
 
     ``features`` are the estimator's in its own order; each is a column of one of ``inputs``.
@@ -56,9 +54,7 @@ def translate(
     Raises ``NotTranslated``; anything else that a translator or skl2onnx raises is the caller's to catch.
     """
     graph = Graph(inputs, number, {feature.name for feature in features if feature.nullable})
-    places = {
-        column: Column(spec.name, position) for spec in inputs for position, column in enumerate(spec.columns)
-    }
+    places = {column: Column(spec.name, position) for spec in inputs for position, column in enumerate(spec.columns)}
     table = tuple(places[feature.name] for feature in features)
     kind = kind_of(estimator)
     if kind == "classifier":
@@ -102,12 +98,12 @@ def kind_of(estimator: Any) -> Kind:
     return "regressor" if is_regressor(estimator) else "transformer"
 
 
-def class_values(classes: Array) -> tuple[str | int | bool, ...]:
+def class_values(classes: Any) -> tuple[str | int | bool, ...]:
     """The class labels as plain values. Float classes are whole numbers (scikit-learn refuses others) and become int.
 
     Raises ``NotTranslated`` for several targets or classes of other types.
     """
-    if isinstance(classes, list) or np.ndim(classes) != 1:
+    if np.ndim(classes) != 1 or not isinstance(classes, np.ndarray):
         raise NotTranslated("a classifier with several targets")
     if classes.dtype.kind == "b":
         return tuple(bool(value) for value in classes)
@@ -118,7 +114,7 @@ def class_values(classes: Array) -> tuple[str | int | bool, ...]:
     raise NotTranslated("class labels that are neither text nor whole numbers")
 
 
-def label_datatype(labels: Sequence[str | int | bool]) -> str:
+def label_datatype(labels: Sequence[str | int | float | bool]) -> str:
     """BYTES, BOOL or INT64, after the first label."""
     if isinstance(labels[0], str):
         return "BYTES"
@@ -169,6 +165,5 @@ def _translator(kind: Kind, estimator: Any) -> Translator:
             if found is not None:
                 return found
     foreign = import_module("keelway.publish.convert.foreign")
-    found = getattr(foreign, kind)
-    assert callable(found)
-    return found
+    own: Translator = getattr(foreign, kind)
+    return own

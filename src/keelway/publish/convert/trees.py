@@ -82,7 +82,7 @@ def ensemble(
 
 
 def _nodes(trees: Sequence[Tree], dtype: np.dtype[Any]) -> dict[str, Any]:
-    """The attributes of TreeEnsemble that describe nodes; a tree that is one leaf gets a node that leads nowhere else."""
+    """The attributes of TreeEnsemble that describe nodes. A tree that is one leaf gets a node with that leaf twice."""
     from onnx import numpy_helper
 
     roots: list[int] = []

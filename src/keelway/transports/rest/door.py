@@ -1,7 +1,7 @@
 """The door: one raw ASGI application. Inference goes straight to the request line, the rest to Starlette.
 
-Both share one check of the Host and Origin headers. A reply names the version and digest that gave it, in headers,
-since some route families have no place for it in their body.
+Both share one check of the Host and Origin headers. A reply names the version and digest that gave it: in its body, or
+in headers on the route families whose body has no place for it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ class Door:
         self._rest = rest
         self._closing = closing
         self._paths = InferencePaths(limits.max_nesting)
-        self._headers_of: dict[ServedVersion, list[tuple[bytes, bytes]]] = {}
         # Unique without asking the kernel for randomness each time: a random start of the process and a count.
         self._id_prefix = token_hex(8)
         self._ids = count(1)
@@ -86,8 +85,9 @@ class Door:
                 (b"content-type", encoded.content_type),
                 (b"content-length", b"%d" % len(body)),
                 (b"x-request-id", request_id.encode()),
-                *self._version_headers(answer.version),
             ]
+            if not route.names_version:
+                reply_headers += version_headers(answer.version)
             if encoded.json_length is not None:
                 reply_headers.append((b"inference-header-content-length", b"%d" % encoded.json_length))
         if self._closing():
@@ -152,17 +152,12 @@ class Door:
         # instead of seeing its connection break.
         return HttpRefusal(413, f"the body is larger than {self._max_body_bytes} bytes", headers)
 
-    def _version_headers(self, version: ServedVersion) -> list[tuple[bytes, bytes]]:
-        headers = self._headers_of.get(version)
-        if headers is None:
-            headers = [
-                (b"keelway-model-version", version.version.encode()),
-                (b"keelway-model-digest", version.model_digest.encode()),
-            ]
-            if len(self._headers_of) > 1024:
-                self._headers_of.clear()
-            self._headers_of[version] = headers
-        return headers
+
+def version_headers(version: ServedVersion) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"keelway-model-version", version.version.encode()),
+        (b"keelway-model-digest", version.model_digest.encode()),
+    ]
 
 
 async def _while_connected(answer: Awaitable[Answer], receive: Receive) -> Answer:

@@ -76,8 +76,8 @@ def problem(status: int, message: str, error: KeelwayError | None, request_id: s
 
 
 def error_body_of(path: str) -> ErrorBody:
-    """The form of errors on a route that is no inference."""
-    return protocol_error if path.startswith("/v2") else problem
+    """The form of errors on a route that is no inference. What is below ``/v1/models/`` is TensorFlow Serving's."""
+    return protocol_error if path.startswith(("/v2", "/v1/models/")) else problem
 
 
 def phrase(status: int) -> str:

@@ -20,8 +20,6 @@ EXAMPLE_LIMIT: Final = 4096
 
 _JSON_TYPES = {"BOOL": "boolean", "BYTES": "string", "FP16": "number", "FP32": "number", "FP64": "number"}
 _FORMATS = {"FP32": "float", "FP64": "double"}
-_PROBLEM = {"$ref": "#/components/responses/Problem"}
-_ERROR = {"$ref": "#/components/responses/Error"}
 _TIMEOUT = {"$ref": "#/components/parameters/RequestTimeout"}
 
 
@@ -210,7 +208,7 @@ def predict_operation(name: str, served: ServedVersion) -> dict[str, Any]:
             "200": _answer(
                 "Predictions in the order of the rows; bad rows are null and stand in errors.", f"{name}.Predictions"
             ),
-            **dict.fromkeys(("400", "403", "404", "408", "413", "415", "429", "500", "503", "504"), _PROBLEM),
+            **_failures("Problem", 400, 403, 404, 408, 413, 415, 429, 500, 503, 504),
         },
     }
 
@@ -228,7 +226,7 @@ def infer_operation(name: str, served: ServedVersion) -> dict[str, Any]:
         "requestBody": _body({"$ref": f"#/components/schemas/{name}.Tensors"}, example),
         "responses": {
             "200": _answer("The outputs, as JSON or as binary tensors behind it.", f"{name}.Outputs"),
-            **dict.fromkeys(("400", "403", "404", "408", "413", "415", "429", "500", "501", "503", "504"), _ERROR),
+            **_failures("Error", 400, 403, 404, 408, 413, 415, 429, 500, 501, 503, 504),
         },
     }
 
@@ -293,13 +291,18 @@ def _version_parameter(model: ServedModel) -> dict[str, Any]:
 
 
 def _model_read(name: str, operation: str, summary: str) -> dict[str, Any]:
-    error = _PROBLEM if operation == "status" else _ERROR
+    answer = {"description": summary, "content": {"application/json": {}}}
     return {
         "operationId": f"{name}.{operation}",
         "summary": summary,
         "tags": [name],
-        "responses": {"200": {"description": "Yes.", "content": {"application/json": {}}}, "404": error, "503": error},
+        "responses": {"200": answer, **_failures("Error", 404, 503)},
     }
+
+
+def _failures(form: str, *statuses: int) -> dict[str, Any]:
+    """Responses of these statuses; ``form`` is the schema of their body, ``Problem`` or ``Error``."""
+    return {str(status): {"$ref": f"#/components/responses/{form}{status}"} for status in statuses}
 
 
 def _server_operation(
@@ -309,7 +312,7 @@ def _server_operation(
         "operationId": f"Server.{operation}",
         "summary": summary,
         "tags": ["Server"],
-        "responses": {"200": {"description": "Yes."}, **failures},
+        "responses": {"200": {"description": summary}, **failures},
     }
     if "{model}" in path:
         document["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
@@ -321,7 +324,7 @@ def _server_operation(
 
 # The tag and the operations of the server itself are capitalised, which no model's name can be.
 _NOT_NOW = {"503": {"description": "Not now."}}
-_CONTROL = dict.fromkeys(("403", "404", "409", "415", "500", "503"), _ERROR)
+_CONTROL = _failures("Error", 403, 404, 409, 415, 500, 503)
 
 _SERVER_PATHS: dict[str, Any] = {
     path: _server_operation(method, path, operation, summary, failures)
@@ -334,7 +337,7 @@ _SERVER_PATHS: dict[str, Any] = {
         ("get", "/v2", "metadata", "The server and its extensions", {}),
         ("get", "/v2/health/live", "protocol_live", "Is the process alive? (Open Inference Protocol)", {}),
         ("get", "/v2/health/ready", "protocol_ready", "Is the server ready? (Open Inference Protocol)", _NOT_NOW),
-        ("post", "/v2/repository/index", "index", "Every model wanted, with its state", {"400": _ERROR, "415": _ERROR}),
+        ("post", "/v2/repository/index", "index", "Every model wanted, with its state", _failures("Error", 400, 415)),
         ("post", "/v2/repository/models/{model}/load", "load", "Serve a registered model as well", _CONTROL),
         ("post", "/v2/repository/models/{model}/unload", "unload", "Stop serving a model", _CONTROL),
         ("get", "/metrics", "metrics", "Prometheus metrics", {}),
@@ -380,13 +383,26 @@ _SCHEMAS: dict[str, Any] = {
     "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
 }
 
+_REFUSALS = {
+    400: "The body is not what the format says, or a name, value, shape or datatype does not fit. Names the field.",
+    403: "The caller may not do this, or the page that asks may not, or it is switched off.",
+    404: "No such model, version or alias is served here.",
+    408: "The body did not arrive in time.",
+    409: "The request is sound, but the state of the model or of the server does not allow it.",
+    413: "The body is larger, or has more rows, than the server accepts.",
+    415: "Not a media type or an encoding this route takes.",
+    429: "The caller has asked too often. Retry-After says when to try again.",
+    500: "The model or the server failed. The reason is in the server's log, under the request id.",
+    501: "A valid request for something that is not supported.",
+    503: "The server has no room now, the model is not loaded, or the server is shutting down. See Retry-After.",
+    504: "The time for the request was up before the answer.",
+}
+
 _RESPONSES: dict[str, Any] = {
-    "Problem": {
-        "description": "What is wrong, as a problem document (RFC 9457).",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    },
-    "Error": {
-        "description": "What is wrong.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-    },
+    f"{form}{status}": {
+        "description": words,
+        "content": {media_type: {"schema": {"$ref": f"#/components/schemas/{form}"}}},
+    }
+    for form, media_type in (("Problem", "application/problem+json"), ("Error", "application/json"))
+    for status, words in _REFUSALS.items()
 }

@@ -19,13 +19,14 @@ _REMEMBERED = 1024
 
 class InferenceRoute(NamedTuple):
     """``model`` is ``None`` on the short routes, which answer for the only model served. ``transport`` is the metric
-    label of the route family."""
+    label of the route family; ``names_version`` says that its answers name the version in their body."""
 
     model: str | None
     selector: str | None
     codec: Codec
     error_body: ErrorBody
     transport: str
+    names_version: bool
 
 
 class InferencePaths:
@@ -51,17 +52,17 @@ class InferencePaths:
     def _parse(self, path: str) -> InferenceRoute | None:
         match path.split("/")[1:]:
             case ["v2", "models", model, "infer"]:
-                return InferenceRoute(model, None, self._open_inference, protocol_error, "rest_v2")
+                return InferenceRoute(model, None, self._open_inference, protocol_error, "rest_v2", True)
             case ["v2", "models", model, "versions", selector, "infer"]:
-                return InferenceRoute(model, selector, self._open_inference, protocol_error, "rest_v2")
+                return InferenceRoute(model, selector, self._open_inference, protocol_error, "rest_v2", True)
             case ["v1", "models", model, "predict"]:
-                return InferenceRoute(model, None, self._rows, problem, "rest_v1")
+                return InferenceRoute(model, None, self._rows, problem, "rest_v1", True)
             case ["v1", "models", model, "versions", selector, "predict"]:
-                return InferenceRoute(model, selector, self._rows, problem, "rest_v1")
+                return InferenceRoute(model, selector, self._rows, problem, "rest_v1", True)
             case ["predict"]:
-                return InferenceRoute(None, None, self._rows, problem, "rest_v1")
+                return InferenceRoute(None, None, self._rows, problem, "rest_v1", True)
             case ["invocations"]:
-                return InferenceRoute(None, None, self._mlflow, mlflow_error, "rest_mlflow")
+                return InferenceRoute(None, None, self._mlflow, mlflow_error, "rest_mlflow", False)
             case ["v1", "models", model] if model.endswith(":predict"):
                 return self._tensorflow_route(model, None)
             case ["v1", "models", model, "versions" | "labels", selector] if selector.endswith(":predict"):
@@ -70,5 +71,5 @@ class InferencePaths:
 
     def _tensorflow_route(self, model: str, selector: str | None) -> InferenceRoute:
         return InferenceRoute(
-            model.removesuffix(":predict"), selector, self._tensorflow, protocol_error, "rest_tensorflow"
+            model.removesuffix(":predict"), selector, self._tensorflow, protocol_error, "rest_tensorflow", False
         )

@@ -1,0 +1,101 @@
+"""``prepare``: from a trained file and a sample to the files, the signature and the report of a model.
+
+It finds out what the file is by its content and hands it to whoever publishes that. ``release.py`` stores the result;
+nothing here talks to the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keelway.artifacts.formats import Format, describe, detect
+from keelway.contract.sample import split_target
+from keelway.errors import FailedPrecondition, InvalidInput, UntrustedArtifact
+from keelway.publish.report import Prepared
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def prepare(
+    file: Path,
+    sample: pd.DataFrame | None,
+    target: str | None,
+    *,
+    trust_pickle: bool,
+    trusted_types: frozenset[str] = frozenset(),
+    tolerance: float = 1e-5,
+    workspace: Path,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Prepared:
+    """The model in ``file``, converted and proved, or kept exactly as it is.
+
+    ``sample`` holds rows like those the model will see; ``target`` names a column of it to leave out. ``trust_pickle``
+    is the caller's consent to running the code in ``file``, a pickle or a Python class. ``trusted_types`` may stand in
+    a skops file beyond skops' own. ``tolerance`` is the largest accepted difference (``proof.py``). ``workspace`` is an
+    empty folder; the files to store are in ``Prepared.folder`` below it.
+
+    Raises ``UntrustedArtifact`` without the consent a file needs, ``InvalidInput`` for files and samples that are none
+    or do not fit, ``CorruptArtifact`` for damaged files, ``ConversionRefused`` for a model that can neither be proved
+    nor kept, ``FailedPrecondition`` if a library is missing; all with a hint.
+    """
+    form = detect(file)
+    if target is not None:
+        if sample is None:
+            raise InvalidInput("there is no sample to find the target in", field="target", hint="give --sample too")
+        sample, _ = split_target(sample, target)
+    if form is Format.ONNX:
+        from keelway.publish.onnx_file import prepare_onnx
+
+        return prepare_onnx(file, sample, workspace, progress)
+    if form in (Format.PICKLE, Format.JOBLIB, Format.SKOPS):
+        if form is not Format.SKOPS:
+            _require_consent(trust_pickle, f"{describe(file)} runs code when it is opened")
+        _require_sklearn()
+        from keelway.publish.sklearn_file import prepare_estimator
+
+        return prepare_estimator(
+            file,
+            "skops" if form is Format.SKOPS else "pickle",
+            sample,
+            trusted_types=trusted_types,
+            tolerance=tolerance,
+            workspace=workspace,
+            progress=progress,
+        )
+    if form is Format.PYTHON and file.suffix == ".py":
+        _require_consent(trust_pickle, "a Python class has to be run to learn what it answers")
+        from keelway.publish.python_class import prepare_class
+
+        return prepare_class(file, sample, workspace, progress)
+    raise InvalidInput(f"this is {describe(file)}, not a model", field="file", hint=_HINTS.get(form, _FORMATS))
+
+
+_FORMATS = "push an ONNX file, a scikit-learn model saved with pickle, joblib or skops, or a .py file with a class"
+_HINTS = {
+    Format.FOLDER: "push one file: an ONNX file, a pickled or skops model, or a .py file",
+    Format.TORCH: "export it first: torch.onnx.export(model, example, 'model.onnx', dynamo=True)",
+    Format.KERAS: "export it first: model.export('model.onnx', format='onnx')",
+    Format.HDF5: "load it with Keras and export it: model.export('model.onnx', format='onnx')",
+    Format.ZIP: "unpack it and push the model inside",
+    Format.TAR: "unpack it and push the model inside",
+    Format.PYTHON: "a Python class must be in a file whose name ends with .py",
+}
+
+
+def _require_consent(given: bool, why: str) -> None:
+    if not given:
+        raise UntrustedArtifact(
+            why,
+            field="file",
+            hint="if you trust whoever made it, say --trust-pickle; ONNX and skops files need no trust",
+        )
+
+
+def _require_sklearn() -> None:
+    for name in ("pandas", "sklearn", "skl2onnx", "onnx", "skops"):
+        if find_spec(name) is None:
+            raise FailedPrecondition(f"pushing scikit-learn models needs {name}", hint='pip install "keelway[sklearn]"')
