@@ -47,6 +47,8 @@ SCORE_SIGNATURE = ModelSignature(
     outputs=(TensorSpec("score", "FP32", (-1,)),),
 )
 ROW = {"age": 1.0, "income": 2.0}
+#: A row that keeps a ``GatedRuntime`` waiting.
+BLOCKING = {"age": -1.0, "income": 0.0}
 TENSORS = {"inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}
 
 
@@ -425,6 +427,7 @@ class Wire:
 
 
 __all__ = [
+    "BLOCKING",
     "PATIENCE",
     "ROW",
     "SCORE_SIGNATURE",

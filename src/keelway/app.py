@@ -69,7 +69,7 @@ class App:
         """As ``run``, on the running loop."""
         listener = bind(self.settings.http)
         url = address_of(listener)
-        server = self._server = _Server(self._uvicorn_config(listener))
+        server = self._server = _Server(self._uvicorn_config())
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         background = [
             asyncio.create_task(self._flush_forever()),
@@ -139,9 +139,8 @@ class App:
             loop.remove_signal_handler(signal.SIGTERM)
             loop.remove_signal_handler(signal.SIGINT)
 
-    def _uvicorn_config(self, listener: socket.socket) -> uvicorn.Config:
+    def _uvicorn_config(self) -> uvicorn.Config:
         settings = self.settings
-        host = listener.getsockname()[0]
         service = Service(
             self._plane,
             self._fleet,
@@ -149,6 +148,7 @@ class App:
             allow_model_control=settings.serving.allow_model_control,
             draining=lambda: self._draining,
         )
+        host, _ = split_address(settings.http.address)
         origins = OriginPolicy(host, settings.http.allowed_hosts, settings.http.allowed_origins)
         door = Door(self._plane, settings.http, settings.limits, origins, service.application, lambda: self._draining)
         return uvicorn.Config(

@@ -124,7 +124,7 @@ class DataPlane:
             passage.wanted = wanted_outputs(request, version)
             self._mark(passage)
             outputs = self._run(passage, version, bound.inputs)
-            if not isinstance(outputs, list | tuple):
+            if not isinstance(outputs, Sequence):
                 version.usage.begin()
                 return self._finish_later(passage, version, request, bound, outputs)
             return self._finish(passage, version, request, bound, outputs)

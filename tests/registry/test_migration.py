@@ -4,8 +4,6 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -83,18 +81,28 @@ def test_a_store_is_kept_when_opened_again(url: str, clock: Clock) -> None:
             assert registry.push("churn", None, DIGEST, who="ann", why="x").version == expected
 
 
-def test_the_switch_to_the_write_ahead_log_survives_that_all_switch_at_once(tmp_path: Path) -> None:
-    together = threading.Barrier(4)
+class Busy:
+    """A connection as SQLite gives it when two processes switch the journal of a new file at the same moment."""
 
-    def switch(_: int) -> None:
-        for number in range(60):
-            together.wait()
-            engine = connect(f"sqlite:///{tmp_path}/{number}.db")
-            migration._write_ahead(engine)
-            engine.dispose()
+    def cursor(self) -> sqlite3.Cursor:
+        raise sqlite3.OperationalError("database is locked")
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(switch, range(4)))
+    def close(self) -> None:
+        pass
+
+
+def test_the_switch_to_the_write_ahead_log_is_tried_until_no_other_process_is_at_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connect(url)
+    whole, refusals = engine.raw_connection, [Busy(), Busy()]
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "raw_connection", lambda: refusals.pop() if refusals else whole())
+        migration._write_ahead(engine)
+    assert refusals == []
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    engine.dispose()
 
 
 def test_a_database_of_something_else_is_left_alone(url: str, clock: Clock) -> None:

@@ -90,4 +90,5 @@ def push(
     typer.echo(f"{pushed.model} {pushed.version}  {pushed.model_digest}")
     for line in report_lines(report):
         typer.echo(f"  {line}")
-    typer.echo(f"  serve it: keelway serve {pushed.model}")
+    consent = f" --allow-python {pushed.model_digest}" if report.get("format") == "python" else ""
+    typer.echo(f"  serve it: keelway serve {pushed.model}{consent}")

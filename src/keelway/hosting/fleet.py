@@ -155,7 +155,8 @@ class Fleet:
             )
         except KeelwayError as error:
             self._failures[release.key] = (self._clock.monotonic(), error)
-            log.error("cannot load %s %s: %s", release.name, release.version, error.message)
+            if self._token is not None:  # before that, the start fails and says so itself
+                log.error("cannot load %s %s: %s", release.name, release.version, error.message)
             return
         self._failures.pop(release.key, None)
         self._loaded[release.key] = loaded

@@ -21,8 +21,8 @@ from keelway.publish.convert import translate
 from keelway.publish.convert.graph import NotTranslated, Number
 from keelway.publish.exchange import Candidate, EstimatorRequest, EstimatorResult
 from keelway.publish.opening import describe, feature_columns, open_estimator
-from keelway.publish.original import Original, thresholds_of
-from keelway.publish.perturb import Perturbation
+from keelway.publish.original import Original, nodes_of
+from keelway.publish.perturb import NODES, Perturbation
 from keelway.publish.proof import Comparison, compare, spread
 from keelway.publish.proving import ask, micros, prove
 from keelway.publish.rows import Rows, joined, tensors
@@ -100,10 +100,13 @@ def _proof_rows(
     original: Original, sample: Rows, features: Sequence[Feature]
 ) -> tuple[tuple[tuple[str, int], ...], Rows, Answers]:
     """All rows of the proof, sample first, how many of each kind, and what the original answers."""
-    perturbation = Perturbation(sample, frozenset(feature.name for feature in features if feature.nullable))
     first = original.answers(sample.frame(whole=True))
+    # Rows that the original refuses make no others.
+    usable = sample.take(np.flatnonzero(first.accepted))
+    perturbation = Perturbation(usable, frozenset(feature.name for feature in features if feature.nullable))
     labels = original.labels if original.is_classifier else None
-    made = perturbation.rows(labels, original.values, thresholds_of(original.estimator, original.columns))
+    nodes = nodes_of(original.estimator, original.columns, usable, NODES, np.random.default_rng(0))
+    made = perturbation.rows(labels, original.values, nodes)
     rest = joined([rows for _, rows in made])
     kinds = (("sample", len(sample)), *((kind, len(rows)) for kind, rows in made if len(rows)))
     return kinds, joined([sample, rest]), answers.joined([first, original.answers(rest.frame())])

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keelway.errors import InvalidInput
 from keelway.publish.answers import Answers
+from keelway.publish.perturb import Nodes
 from keelway.publish.rows import Rows
 from keelway.types import Array
 
@@ -73,23 +75,50 @@ class Original:
         return _two_dimensional(np.asarray(ask(self.given(frame))))
 
 
-def thresholds_of(estimator: Any, columns: tuple[str, ...]) -> dict[str, Array]:
-    """The thresholds of trees that read the features themselves, by column; empty for anything else."""
-    trees = np.ravel(np.asarray(getattr(estimator, "estimators_", [estimator]), dtype=object))
-    parts = [(member.tree_.feature, member.tree_.threshold) for member in trees if hasattr(member, "tree_")]
-    if getattr(estimator, "_preprocessor", None) is None:
-        for predictor in (one for stage in getattr(estimator, "_predictors", ()) for one in stage):
-            inner = predictor.nodes[~predictor.nodes["is_leaf"].astype(bool)]
-            parts.append((inner["feature_idx"].astype(np.int64), inner["num_threshold"]))
-    if not parts:
-        return {}
-    features, thresholds = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
-    finite = np.isfinite(thresholds) & (features >= 0)
-    return {
-        column: thresholds[finite & (features == position)]
-        for position, column in enumerate(columns)
-        if (finite & (features == position)).any()
-    }
+def nodes_of(estimator: Any, columns: tuple[str, ...], sample: Rows, most: int, random: np.random.Generator) -> Nodes:
+    """Up to ``most`` nodes of trees that read the features themselves, each with a row of the sample that reaches it.
+
+    A row that reaches a node still does with its value moved to the node's threshold. Empty for anything but trees.
+    """
+    found = Nodes(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    if not all(sample.is_number(column) for column in columns):
+        return found
+    members = np.ravel(np.asarray(getattr(estimator, "estimators_", [estimator]), dtype=object))
+    trees = [member.tree_ for member in members if hasattr(member, "tree_")]
+    if trees:
+        return _nodes_of_trees(trees, np.stack([sample.columns[name] for name in columns], axis=1), most, random)
+    if getattr(estimator, "_preprocessor", None) is not None:
+        return found
+    inner = [
+        p.nodes[~p.nodes["is_leaf"].astype(bool)] for stage in getattr(estimator, "_predictors", ()) for p in stage
+    ]
+    if not inner:
+        return found
+    # Nothing says which rows reach a node of these; the bisected pairs find their steps.
+    nodes = np.concatenate(inner)
+    nodes = nodes[np.isfinite(nodes["num_threshold"])]
+    nodes = nodes[random.permutation(len(nodes))[:most]]
+    rows = random.integers(len(sample), size=len(nodes))
+    return Nodes(rows, nodes["feature_idx"].astype(np.int64), nodes["num_threshold"].astype(np.float64))
+
+
+def _nodes_of_trees(trees: list[Any], x: Array, most: int, random: np.random.Generator) -> Nodes:
+    inner = [(at, node) for at, tree in enumerate(trees) for node in np.flatnonzero(tree.children_left != -1)]
+    chosen = sorted(inner[at] for at in random.permutation(len(inner))[:most])
+    rows, features, thresholds = [], [], []
+    x = x.astype(np.float32)
+    for at, group in groupby(chosen, key=lambda pair: pair[0]):
+        tree = trees[at]
+        if tree.n_features != x.shape[1]:
+            continue  # a member of a bag, which sees some of the columns
+        reached = tree.decision_path(x).tocsc()
+        for _, node in group:
+            here = reached.indices[reached.indptr[node] : reached.indptr[node + 1]]
+            if len(here) and np.isfinite(tree.threshold[node]):
+                rows.append(random.choice(here))
+                features.append(tree.feature[node])
+                thresholds.append(tree.threshold[node])
+    return Nodes(np.array(rows, np.int64), np.array(features, np.int64), np.array(thresholds, np.float64))
 
 
 def _where_accepted(ask: Callable[[pd.DataFrame], Array], frame: pd.DataFrame) -> tuple[Array, Array]:

@@ -60,8 +60,7 @@ def page(lines: list[Line]) -> str:
     found = lines[0].report.versions
     versions = ", ".join(f"{name} {version}" for name, version in found.items() if name != "keelway")
     table = [
-        "| family | data | kept as | rows proved | labels that differ | worst difference "
-        "| one row: scikit-learn, µs | here, µs | ratio |",
+        "| family | data | kept as | rows | labels that differ | worst difference | scikit-learn, µs | here, µs | ratio |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         *(_row(line) for line in lines),
     ]
@@ -99,7 +98,7 @@ _PAGE = """\
 # Parity: what a push makes of each family of models
 
 Written by `python -m keelway.publish.parity --write docs/parity.md`; do not edit it by hand. {versions}; {machine}.
-Times are medians of calls with one row on one thread, taken while other work may have run: read the ratio as an order
+Times are medians of microseconds a call with one row on one thread, taken while other work may have run: read the ratio as an order
 of magnitude. Everything else is the same on every run.
 
 Each model is compared with its original on every row of its sample and on at least 5,000 rows made from it: values
@@ -110,8 +109,8 @@ spread of the original's answers, or of the value itself where that is larger). 
 error prove nothing and are not counted.
 
 *float32* is arithmetic in single precision. *float64 arithmetic* takes single-precision inputs and computes in double
-precision, where rounding would have moved a decision. *float64 inputs* takes double precision at the door as well, where
-the model compares with values that the rounding of its inputs would move.
+precision, where rounding would have moved a decision. *float64 inputs* takes double precision at the door as well,
+where the model compares with values that the rounding of its inputs would move.
 
 {table}
 

@@ -7,8 +7,8 @@ float32 until they are neighbours there. A converted model that rounds otherwise
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -21,12 +21,20 @@ ROWS: Final = 5_000
 #: Pairs of rows bisected between two labels, and between two values.
 _PAIRS: Final = 500
 
-#: Rows beside thresholds read from trees: this many thresholds, three float32 values around each.
-_THRESHOLDS: Final = 400
+#: Nodes of trees whose thresholds are tried, three float32 values around each.
+NODES: Final = 1_000
 
 _SPECIAL: Final = 500
 
 Ask = Callable[[Rows], Array]
+
+
+class Nodes(NamedTuple):
+    """Nodes of trees: for each a row of the sample (position), a column (position) and a threshold, all [n]."""
+
+    rows: Array
+    columns: Array
+    thresholds: Array
 
 
 class Perturbation:
@@ -39,17 +47,18 @@ class Perturbation:
         self._texts = [name for name in sample.columns if sample.is_text(name)]
         self._random = np.random.default_rng(seed)
 
-    def rows(self, labels: Ask | None, values: Ask, thresholds: Mapping[str, Array]) -> list[tuple[str, Rows]]:
-        """At least ``ROWS`` rows by kind. ``labels`` and ``values`` ask the original; ``thresholds`` maps a column to
-        the thresholds of trees that read it directly."""
+    def rows(self, labels: Ask | None, values: Ask, nodes: Nodes | None = None) -> list[tuple[str, Rows]]:
+        """At least ``ROWS`` rows by kind. ``labels`` and ``values`` ask the original; ``nodes`` are of trees that read
+        the sample's columns directly."""
         resampled = self.resampled(3 * _SPECIAL)
         parts = [
             ("resampled", resampled),
             ("missing values", self.missing(_SPECIAL)),
             ("unseen values", self.unseen(_SPECIAL)),
             ("extreme values", self.extreme(_SPECIAL)),
-            ("beside a threshold", self.beside(thresholds)),
         ]
+        if nodes is not None:
+            parts.append(("beside a threshold", self.beside(nodes)))
         # Numbers arrive as float32, so only on its grid can two models be told apart beside a step.
         pool = _on_grid(joined([self._sample, resampled]))
         if labels is not None:
@@ -129,17 +138,13 @@ class Perturbation:
         differ = np.flatnonzero(_differ(ask(before), ask(after)))[:_PAIRS]
         return self._bisected(before.take(differ), after.take(differ), column[differ], ask)
 
-    def beside(self, thresholds: Mapping[str, Array]) -> Rows:
-        """Rows whose value is the threshold of a tree rounded to float32, or one of its two neighbours there."""
-        every = [(name, value) for name, values in thresholds.items() for value in np.unique(values)]
-        if len(every) > _THRESHOLDS:
-            every = [every[at] for at in self._random.choice(len(every), _THRESHOLDS, replace=False)]
-        base = _on_grid(self._base(3 * len(every)))
-        for position, (name, value) in enumerate(every):
-            near = np.float32(value)
-            around = (np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf)))
-            base.columns[name][3 * position : 3 * position + 3] = around
-        return base
+    def beside(self, nodes: Nodes) -> Rows:
+        """Rows that reach a node of a tree, their value there its threshold in float32, or a neighbour of that."""
+        base = _on_grid(self._sample.take(np.repeat(nodes.rows, 3)))
+        near = nodes.thresholds.astype(np.float32)
+        around = [np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))]
+        values = np.stack(around, axis=1).ravel().astype(np.float64)
+        return _with_values(base, list(base.columns), np.repeat(nodes.columns, 3), values)
 
     # Drawing
 

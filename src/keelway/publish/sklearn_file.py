@@ -185,7 +185,9 @@ def _kept(left: _Left, source: str) -> Prepared:
     inputs = pack(features)
     signature = _signature(result, features, inputs, result.kept_outputs)
     options = msgspec.to_builtins(skops_options(result, inputs, result.kept_outputs))
-    reason = "not converted: " + "; ".join(f"{attempt.name}: {attempt.reason}" for attempt in attempts)
+    reasons = {attempt.reason for attempt in attempts}
+    named = (f"{attempt.name}: {attempt.reason}" for attempt in attempts)
+    reason = "not converted: " + (reasons.pop() if len(reasons) == 1 else "; ".join(named))
     report = _report(left, "skops", source, reason, folder / exchange.SKOPS, result.kept, attempts, result.kept_micros)
     return Prepared(folder, signature, None, "skops", options, report)
 

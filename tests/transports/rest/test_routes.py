@@ -12,7 +12,6 @@ from tests.serving import (
     ROW,
     SCORE_SIGNATURE,
     TENSORS,
-    GatedRuntime,
     Reply,
     Server,
     Shelf,
@@ -39,9 +38,7 @@ def failing() -> FakeRuntime:
 def server() -> Iterator[Server]:
     shelf = Shelf().put("iris", "1.2.0", forest_item()).put("iris", "2.0.0", forest_item())
     shelf.want("iris", "1.2.0", "2.0.0", default="1.2.0", aliases={"champion": "1.2.0", "challenger": "2.0.0"})
-    shelf.serve("m", score).serve("broken", failing).serve("slow", lambda: score(delay=1.0)).serve(
-        "gated", GatedRuntime
-    )
+    shelf.serve("m", score).serve("broken", failing).serve("slow", lambda: score(delay=1.0))
     with Server(shelf, limits={"max_rows": 100, "max_nesting": 8}, http={"max_body_bytes": 100_000}) as running:
         yield running
 
@@ -292,7 +289,7 @@ def test_tensorflow_servings_model_status(server: Server) -> None:
 
 def test_the_list_of_models_for_people(server: Server) -> None:
     models = {model["name"]: model for model in server.get("/v1/models").json["models"]}
-    assert models.keys() == {"iris", "m", "broken", "slow", "gated"}
+    assert models.keys() == {"iris", "m", "broken", "slow"}
     assert models["iris"]["version"] == "1.2.0"
     assert models["iris"]["versions"] == ["1.2.0", "2.0.0"]
     assert models["iris"]["aliases"] == {"champion": "1.2.0", "challenger": "2.0.0"}
@@ -497,7 +494,7 @@ def test_errors_of_the_mlflow_route(single: Server) -> None:
         ("GET", "/v2/models/m/versions/9.9.9", 404, protocol_form),
         ("GET", "/v2/models/m/versions/9.9.9/ready", 404, protocol_form),
         ("GET", "/v1/models/nobody", 404, protocol_form),
-        ("POST", "/v1/models/m:classify", 404, protocol_form),
+        ("POST", "/v1/models/m:classify", 405, protocol_form),
         ("POST", "/health/live", 405, problem_form),
         ("POST", "/v2", 405, protocol_form),
         ("DELETE", "/v2/models/m", 405, protocol_form),

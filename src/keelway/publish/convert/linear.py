@@ -56,10 +56,11 @@ def _one_versus_rest(graph: Graph, decision: str) -> str:
 
 
 def _precise_sigmoid(graph: Graph, x: str) -> str:
-    """The logistic function with small values exact relative to themselves: what is normalised next may all be tiny."""
-    shrunk = graph.op("Exp", graph.op("Neg", graph.op("Abs", x)))
-    numerator = graph.op("Where", graph.op("Less", x, graph.constant(0.0)), shrunk, graph.constant(1.0))
-    return graph.op("Div", numerator, graph.op("Add", shrunk, graph.constant(1.0)))
+    """The logistic function as SciPy computes it. Small values are exact relative to themselves, and become zero where
+    SciPy's do: what is normalised next may all be tiny. ONNX Runtime's own Sigmoid is only exact in absolute terms."""
+    return graph.op(
+        "Div", graph.constant(1.0), graph.op("Add", graph.op("Exp", graph.op("Neg", x)), graph.constant(1.0))
+    )
 
 
 def _logistic(graph: Graph, estimator: Any, table: Table) -> Classified:

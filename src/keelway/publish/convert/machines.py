@@ -1,7 +1,7 @@
 """Support vector machines with kernels, as libsvm computes them: a decision for every pair of classes, then votes.
 
-Nearest neighbours have no translator on purpose: among equally distant rows scikit-learn's answer depends on how its
-search tree was built, which the proof finds out and refuses.
+Nearest neighbours are refused here: among equally distant rows scikit-learn's answer depends on how its search tree was
+built, and far outside the sample all rows are equally distant in float64.
 """
 
 from __future__ import annotations
@@ -155,9 +155,15 @@ def _machine_regressor(graph: Graph, machine: Any, table: Table) -> str:
     return graph.op("Add", product, graph.constant(machine._intercept_))
 
 
+def _neighbours(graph: Graph, model: Any, table: Table) -> Any:
+    raise NotTranslated("among equally distant neighbours the answer depends on how the search tree was built")
+
+
 TRANSLATORS: Final[Mapping[tuple[Kind, str], Translator]] = {
     ("classifier", "SVC"): _machine_classifier,
     ("classifier", "NuSVC"): _machine_classifier,
     ("regressor", "SVR"): _machine_regressor,
     ("regressor", "NuSVR"): _machine_regressor,
+    ("classifier", "KNeighborsClassifier"): _neighbours,
+    ("regressor", "KNeighborsRegressor"): _neighbours,
 }

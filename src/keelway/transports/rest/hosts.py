@@ -43,7 +43,10 @@ class OriginPolicy:
 
     def _may_write(self, origin: bytes, host: bytes) -> bool:
         text = origin.decode("latin-1").lower()
-        return text in self._origins or urlsplit(text).netloc == host.decode("latin-1").lower()
+        try:
+            return text in self._origins or urlsplit(text).netloc == host.decode("latin-1").lower()
+        except ValueError:  # no URL at all
+            return False
 
 
 def host_name(host: str) -> str:

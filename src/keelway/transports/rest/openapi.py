@@ -13,6 +13,7 @@ from typing import Any, Final
 from keelway import __version__
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.routing.snapshot import ServedModel, ServedVersion
+from keelway.transports.rest.errors import error_body_of, problem
 from keelway.types import TensorSpec
 
 #: A row of more values than this gets no example: nobody sends it as JSON by hand.
@@ -49,30 +50,26 @@ def model_paths(model: ServedModel) -> dict[str, Any]:
     served = model.versions[model.default]
     predict, infer = predict_operation(name, served), infer_operation(name, served)
     people, protocol = f"/v1/models/{name}", f"/v2/models/{name}"
-    version = [_version_parameter(model)]
-    return {
+    paths: dict[str, Any] = {
         f"{people}/predict": {"post": predict},
         f"{protocol}/infer": {"post": infer},
         f"{people}/versions/{{version}}/predict": {
-            "parameters": version,
-            "post": predict | {"operationId": f"{name}.predict_version", "summary": "Predict with one version"},
+            "post": predict | {"operationId": f"{name}.predict_version", "summary": "Predict with one version"}
         },
         f"{protocol}/versions/{{version}}/infer": {
-            "parameters": version,
-            "post": infer | {"operationId": f"{name}.infer_version", "summary": "Infer with one version"},
-        },
-        people: {"get": _model_read(name, "status", "Which versions answer, and the features of the default one")},
-        protocol: {"get": _model_read(name, "metadata", "The tensors of the model")},
-        f"{protocol}/ready": {"get": _model_read(name, "ready", "Is the model ready?")},
-        f"{protocol}/versions/{{version}}": {
-            "parameters": version,
-            "get": _model_read(name, "metadata_version", "The tensors of one version"),
-        },
-        f"{protocol}/versions/{{version}}/ready": {
-            "parameters": version,
-            "get": _model_read(name, "ready_version", "Is this version ready?"),
+            "post": infer | {"operationId": f"{name}.infer_version", "summary": "Infer with one version"}
         },
     }
+    for path, operation, summary in (
+        (people, "status", "Which versions answer, and the features of the default one"),
+        (protocol, "metadata", "The tensors of the model"),
+        (f"{protocol}/ready", "ready", "Is the model ready?"),
+        (f"{protocol}/versions/{{version}}", "metadata_version", "The tensors of one version"),
+        (f"{protocol}/versions/{{version}}/ready", "ready_version", "Is this version ready?"),
+    ):
+        paths[path] = {"get": _read(path, name, operation, summary)}
+    version = {"parameters": [_version_parameter(model)]}
+    return {path: version | item if "{version}" in path else item for path, item in paths.items()}
 
 
 def model_schemas(name: str, signature: ModelSignature) -> dict[str, Any]:
@@ -290,13 +287,15 @@ def _version_parameter(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _model_read(name: str, operation: str, summary: str) -> dict[str, Any]:
-    answer = {"description": summary, "content": {"application/json": {}}}
+def _read(path: str, name: str, operation: str, summary: str) -> dict[str, Any]:
     return {
         "operationId": f"{name}.{operation}",
         "summary": summary,
         "tags": [name],
-        "responses": {"200": answer, **_failures("Error", 404, 503)},
+        "responses": {
+            "200": {"description": summary, "content": {"application/json": {}}},
+            **_failures("Problem" if error_body_of(path) is problem else "Error", 404, 503),
+        },
     }
 
 

@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics import exposition as openmetrics
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from keelway import __version__
 from keelway.dataplane import DataPlane
-from keelway.errors import KeelwayError, PermissionDenied
+from keelway.errors import Cancelled, KeelwayError, PayloadTooLarge, PermissionDenied
 from keelway.hosting.fleet import Fleet
 from keelway.observe.metrics import ServingMetrics
 from keelway.routing.snapshot import ServedModel, ServedVersion
@@ -25,6 +26,9 @@ from keelway.transports.rest.docs_page import docs_page
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.openapi import openapi_document
 from keelway.types import TensorSpec
+
+#: Largest body of a route that is no inference, in bytes: a few options at most.
+_LARGEST_BODY = 64 * 1024
 
 
 def json_response(document: Any, status: int = 200) -> Response:
@@ -155,8 +159,10 @@ class Service:
     # Metrics and documentation
 
     async def metrics(self, request: Request) -> Response:
-        encoder, media_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encoder(self._metrics.registry), headers={"content-type": media_type})
+        if "application/openmetrics-text" in request.headers.get("accept", ""):
+            content = openmetrics.generate_latest(self._metrics.registry)  # type: ignore[no-untyped-call]
+            return Response(content, headers={"content-type": openmetrics.CONTENT_TYPE_LATEST})
+        return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def openapi(self, request: Request) -> Response:
         return json_response(openapi_document(list(self._plane.snapshot.models.values())))
@@ -203,7 +209,7 @@ async def _json_object(request: Request) -> dict[str, Any]:
     media_type = request.headers.get("content-type", "")
     if media_type and not media_type.startswith("application/json"):
         raise HttpRefusal(415, "the content type must be application/json")
-    body = await request.body()
+    body = await _body(request)
     try:
         document = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError:
@@ -211,6 +217,18 @@ async def _json_object(request: Request) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise HttpRefusal(400, "the body must be an object")
     return document
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _LARGEST_BODY:
+                raise PayloadTooLarge(f"the body is larger than {_LARGEST_BODY} bytes")
+    except ClientDisconnect:
+        raise Cancelled("the caller left before the body was whole") from None
+    return bytes(body)
 
 
 def _error_response(request: Request, error: Exception) -> Response:
