@@ -236,7 +236,8 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def offline(settings: Settings, source: ModelSource) -> tuple[ServedVersion, Callable[[bytes], bytes]]:
+@contextlib.contextmanager
+def offline(settings: Settings, source: ModelSource) -> Iterator[tuple[ServedVersion, Callable[[bytes], bytes]]]:
     """The request line without a network: the default version of the first model of ``source``, and a function from a
     body in the people's format to the answer. For ``keelway predict``. Raises what the line raises."""
     clock = SystemClock()
@@ -255,7 +256,10 @@ def offline(settings: Settings, source: ModelSource) -> tuple[ServedVersion, Cal
         call = InferenceCall(wanted.name, None, codec, body, "offline", "offline", deadline)
         return asyncio.run(_answered(plane, call)).encoded.body
 
-    return loaded.served, answer
+    try:
+        yield loaded.served, answer
+    finally:
+        loaded.close()
 
 
 async def _answered(plane: DataPlane, call: InferenceCall) -> Answer:

@@ -124,7 +124,10 @@ def test_predict_prints_good_rows_and_names_the_bad_ones(
         (("models", "--store", "nonsense"), "keelway: "),
     ],
 )
-def test_a_mistake_gets_one_line_that_says_what_to_do(keelway: Keelway, arguments: tuple[str, ...], says: str) -> None:
+def test_a_mistake_gets_one_line_that_says_what_to_do(
+    keelway: Keelway, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    (tmp_path / "rows.csv").write_text("age,income\n80,60\n")
     ran = keelway(*arguments)
     assert ran.code == 1
     assert ran.out == ""

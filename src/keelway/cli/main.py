@@ -33,6 +33,10 @@ app.command("promote", short_help="Point an alias to a version.", help=models.PR
 app.command("health", short_help="Ask a server whether it is ready.", help=health.HELP)(health.health)
 
 
+#: The exit code that Typer gives a command stopped by Ctrl-C: 128 and the number of the signal, as shells have it.
+INTERRUPTED = 130
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"keelway {__version__}")
@@ -55,9 +59,10 @@ def main() -> None:
     except KeelwayError as error:
         print_error(error, as_json="--json" in sys.argv[1:])
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("keelway: interrupted", err=True)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo("keelway: interrupted", err=True)
+        raise
     except BrokenPipeError:
         # The reader has gone (``keelway models | head``); nothing is wrong, and nobody is left to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

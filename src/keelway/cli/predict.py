@@ -7,6 +7,7 @@ import io
 import json as json_module
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,14 +56,15 @@ def predict(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    if model.startswith(("http://", "https://")):
-        features, answer = remote(model, timeout)
-    else:
-        features, answer = local(model, store, artifacts, config, trust_type or (), allow_python or ())
     rows = read_rows(input_)
-    known = [fit_row(row, features) for row in rows]
-    _mention_unknown(rows, features)
-    answers = [answer(known[start : start + CHUNK]) for start in _steps(len(known), json)]
+    if model.startswith(("http://", "https://")):
+        predictor = remote(model, timeout)
+    else:
+        predictor = local(model, store, artifacts, config, trust_type or (), allow_python or ())
+    with predictor as (features, answer):
+        known = [fit_row(row, features) for row in rows]
+        _mention_unknown(rows, features)
+        answers = [answer(known[start : start + CHUNK]) for start in _steps(len(known), json)]
     document = merge(answers)
     if json:
         print_json(document)
@@ -72,7 +74,8 @@ def predict(
         raise typer.Exit(1)
 
 
-def remote(url: str, timeout: float) -> tuple[Mapping[str, str], Predict]:
+@contextmanager
+def remote(url: str, timeout: float) -> Iterator[tuple[Mapping[str, str], Predict]]:
     """The features (name to datatype) and the predict call of a model on a server."""
     from urllib.parse import urlsplit
 
@@ -89,9 +92,10 @@ def remote(url: str, timeout: float) -> tuple[Mapping[str, str], Predict]:
         raise NotFound("say which of its models", hint=f"append a name to the address: one of {names}")
     features = {feature["name"]: feature["datatype"] for feature in chosen[0]["features"]}
     path = f"/v1/models/{chosen[0]['name']}/predict"
-    return features, lambda rows: server.post(path, {"instances": list(rows)})
+    yield features, lambda rows: server.post(path, {"instances": list(rows)})
 
 
+@contextmanager
 def local(
     model: str,
     store: str | None,
@@ -99,7 +103,7 @@ def local(
     config: Path | None,
     trusted_types: Sequence[str],
     allowed_python: Sequence[str],
-) -> tuple[Mapping[str, str], Predict]:
+) -> Iterator[tuple[Mapping[str, str], Predict]]:
     """The same for a model that is loaded here, with the very request line a server has."""
     import msgspec
 
@@ -118,9 +122,9 @@ def local(
             f"there is no file {model}", hint="give the path of an ONNX file, a registered name or an address"
         )
     settings = msgspec.structs.replace(settings, serving=serving, runtime=runtime)
-    version, answer = offline(settings, model_source(settings))
-    features = {feature.name: feature.datatype for feature in version.signature.features}
-    return features, lambda rows: json_module.loads(answer(json_module.dumps({"instances": list(rows)}).encode()))
+    with offline(settings, model_source(settings)) as (version, answer):
+        features = {feature.name: feature.datatype for feature in version.signature.features}
+        yield features, lambda rows: json_module.loads(answer(json_module.dumps({"instances": list(rows)}).encode()))
 
 
 def read_rows(source: str) -> list[Any]:

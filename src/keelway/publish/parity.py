@@ -60,7 +60,7 @@ def page(lines: list[Line]) -> str:
     found = lines[0].report.versions
     versions = ", ".join(f"{name} {version}" for name, version in found.items() if name != "keelway")
     table = [
-        "| family | data | kept as | rows | labels that differ | worst difference | scikit-learn, µs | here, µs | ratio |",
+        "| family | data | kept as | rows | labels differ | worst difference | before, µs | after, µs | ratio |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         *(_row(line) for line in lines),
     ]
@@ -98,8 +98,8 @@ _PAGE = """\
 # Parity: what a push makes of each family of models
 
 Written by `python -m keelway.publish.parity --write docs/parity.md`; do not edit it by hand. {versions}; {machine}.
-Times are medians of microseconds a call with one row on one thread, taken while other work may have run: read the ratio as an order
-of magnitude. Everything else is the same on every run.
+Times are medians of calls with one row on one thread, of scikit-learn before and of what is served after, taken while
+other work may have run: read the ratio as an order of magnitude. Everything else is the same on every run.
 
 Each model is compared with its original on every row of its sample and on at least 5,000 rows made from it: values
 exchanged between rows, missing values where the sample has any, unseen categories, extreme values, and pairs of
