@@ -111,7 +111,7 @@ def test_the_environment_outranks_the_file_and_the_command_line_both(tmp_path: P
         ('[limits]\nmax_rows = "4711"\n', "settings: Expected `int`, got `str` - at `$.limits.max_rows`"),
         ("[limits]\nrequest_timeout = 0\n", "settings: Expected `float` > 0.0 - at `$.limits.request_timeout`"),
         ("[limits]\nrequest_timeout = nan\n", "settings: Expected `float` > 0.0 - at `$.limits.request_timeout`"),
-        ("[http]\nallowed_hosts = [4711]\n", "settings: Expected `str`, got `int` - at `$.http.allowed_hosts[...]`"),
+        ("[http]\nallowed_hosts = [4711]\n", "settings: Expected `str`, got `int` - at `$.http.allowed_hosts[0]`"),
         ("[http]\ninsecure = 1\n", "settings: Expected `bool`, got `int` - at `$.http.insecure`"),
         ("http = 4711\n", "settings: Expected `object`, got `int` - at `$.http`"),
     ],
@@ -204,6 +204,6 @@ def test_the_registry_lives_in_the_project_folder_unless_told_otherwise() -> Non
 def test_every_number_of_seconds_is_positive_and_finite() -> None:
     # R3: an event loop has no timer for infinity, and a negative one is over before it began.
     for section, field, _ in variables():
-        if isinstance(default_of(section, field), float) and field != "inline_below_ms" and field != "drain_delay":
-            for wrong in (0.0, -1.0, math.inf, math.nan):
+        if isinstance(default_of(section, field), float) and field != "inline_below_ms":
+            for wrong in (-1.0, math.inf, math.nan, *([] if field == "drain_delay" else [0.0])):
                 assert f"$.{section}.{field}" in refusal(None, {}, {section: {field: wrong}})

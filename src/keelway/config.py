@@ -134,6 +134,7 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         float,
         Meta(
             ge=0,
+            le=1e9,
             description="Seconds between readiness falling and the listener closing, so that a load balancer "
             "stops sending first.",
         ),

@@ -39,7 +39,7 @@ log = logging.getLogger("keelway.dataplane")
 STAGE_SAMPLE = 16
 
 
-class InferenceCall(msgspec.Struct, frozen=True):
+class InferenceCall(msgspec.Struct, frozen=True, gc=False):
     """One request as a transport hands it over. ``selector`` is a version, an alias or ``None``; ``deadline`` is on the
     monotonic clock, in seconds; ``header_length`` is that of the binary tensor extension."""
 
@@ -54,7 +54,7 @@ class InferenceCall(msgspec.Struct, frozen=True):
     principal: Principal = ANONYMOUS
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """An encoded reply and the version that really gave it."""
 
     encoded: Encoded
@@ -125,8 +125,7 @@ class DataPlane:
             self._mark(passage)
             outputs = self._run(passage, version, bound.inputs)
             if not isinstance(outputs, Sequence):
-                version.usage.begin()
-                return self._finish_later(passage, version, request, bound, outputs)
+                return self._later(passage, version, request, bound, outputs)
             return self._finish(passage, version, request, bound, outputs)
         except Exception as error:  # noqa: BLE001 - whatever a stage raises becomes a KeelwayError
             self._fail(passage, error)
@@ -147,28 +146,51 @@ class DataPlane:
             raise DeadlineExceeded("the deadline passed while the request waited for the model")
         return version.runtime.run(inputs, passage.wanted)  # type: ignore[return-value]
 
-    async def _finish_later(
+    def _later(
         self,
         passage: _Passage,
         version: ServedVersion,
         request: InferenceRequest,
         bound: BoundRequest,
         outputs: Awaitable[Sequence[Array]],
+    ) -> asyncio.Task[Answer]:
+        """The answer once ``outputs`` are there. What is begun here is ended by a callback of the task: a task that is
+        cancelled before its first step runs nothing of its coroutine, not even a ``finally``."""
+        run = asyncio.ensure_future(outputs)
+        task = asyncio.ensure_future(self._finish_later(passage, version, request, bound, run))
+        version.usage.begin()
+
+        def settled(answer: asyncio.Task[Answer]) -> None:
+            version.usage.end()
+            if answer.cancelled():
+                run.cancel()
+                self._observe(passage, "CANCELLED")
+
+        task.add_done_callback(settled)
+        return task
+
+    async def _finish_later(
+        self,
+        passage: _Passage,
+        version: ServedVersion,
+        request: InferenceRequest,
+        bound: BoundRequest,
+        outputs: asyncio.Future[Sequence[Array]],
     ) -> Answer:
         try:
             async with asyncio.timeout(max(0.0, passage.call.deadline - self.clock.monotonic())) as timer:
                 arrays = await outputs
             return self._finish(passage, version, request, bound, arrays)
         except asyncio.CancelledError:
-            self._observe(passage, "CANCELLED")
-            raise
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            self._fail(passage, RuntimeError("the model cancelled its own run"))
         except TimeoutError as error:
             late = DeadlineExceeded("the deadline passed before the model answered")
             self._fail(passage, late if timer.expired() else error)  # a model has timeouts of its own
         except Exception as error:  # noqa: BLE001 - as in infer
             self._fail(passage, error)
-        finally:
-            version.usage.end()
 
     def _finish(
         self,
@@ -180,7 +202,7 @@ class DataPlane:
     ) -> Answer:
         self._mark(passage)
         call = passage.call
-        specs = {spec.name: spec.datatype for spec in version.signature.outputs}
+        datatypes = version.output_datatypes
         response = InferenceResponse(
             version.name,
             version.version,
@@ -188,7 +210,7 @@ class DataPlane:
             version.policy_revision,
             call.request_id,
             self.clock.now(),
-            [Tensor(name, specs[name], data) for name, data in zip(passage.wanted, arrays, strict=True)],
+            [Tensor(name, datatypes[name], data) for name, data in zip(passage.wanted, arrays, strict=True)],
             version.roles,
             bound.rows,
             bound.row_errors,
@@ -218,7 +240,7 @@ class DataPlane:
         if isinstance(error, InvalidInput):
             meters.refused(error.field)
         if bound is not None:
-            if error is None:
+            if code == "OK":
                 meters.batch_size.observe(bound.rows or 1)
             if bound.tags:
                 meters.tagged(bound.tags)
@@ -226,7 +248,7 @@ class DataPlane:
                 meters.rows_refused(len(bound.row_errors))
                 for row_error in bound.row_errors.values():
                     meters.refused(getattr(row_error, "field", None))
-        if error is None and passage.times is not None:
+        if code == "OK" and passage.times is not None:
             meters.stages(passage.times)
         self._records.append(
             InferenceRecord(

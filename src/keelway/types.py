@@ -1,7 +1,8 @@
 """The values that travel between stages: tensors and their descriptions, requests, responses, principals, records.
 
 Frozen and typed. Nothing here parses, validates or computes; that is the business of the stages. The classes are
-``msgspec.Struct`` because some are made once per request and a frozen dataclass costs several times as much.
+``msgspec.Struct`` because some are made once per request and a frozen dataclass costs several times as much; those are
+kept from the garbage collector (``gc=False``), as they cannot be part of a cycle.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     columns: tuple[str, ...] = ()
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class Tensor(msgspec.Struct, frozen=True, gc=False):
     """A named array. Its shape is the array's; ``datatype`` is the protocol's word for the dtype."""
 
     name: str
@@ -65,7 +66,7 @@ class Tensor(msgspec.Struct, frozen=True):
     data: Array
 
 
-class WireTensor(msgspec.Struct, frozen=True):
+class WireTensor(msgspec.Struct, frozen=True, gc=False):
     """A tensor as a caller sent it: described, not yet checked against any model.
 
     ``data`` is a flat or nested list (JSON) or an array of the stated dtype and shape (binary).
@@ -77,14 +78,14 @@ class WireTensor(msgspec.Struct, frozen=True):
     data: Any
 
 
-class RequestedOutput(msgspec.Struct, frozen=True):
+class RequestedOutput(msgspec.Struct, frozen=True, gc=False):
     """An output the caller named, and whether it wants it as raw bytes."""
 
     name: str
     binary: bool = False
 
 
-class TensorRequest(msgspec.Struct, frozen=True):
+class TensorRequest(msgspec.Struct, frozen=True, gc=False):
     """A request in tensors (Open Inference Protocol). Atomic: it succeeds or fails as a whole.
 
     ``outputs`` empty means all. ``binary_outputs`` is the default for outputs that do not say."""
@@ -95,7 +96,7 @@ class TensorRequest(msgspec.Struct, frozen=True):
     binary_outputs: bool = False
 
 
-class RowRequest(msgspec.Struct, frozen=True):
+class RowRequest(msgspec.Struct, frozen=True, gc=False):
     """A request in rows, for people: each row is a mapping of feature name to value, or a list in the model's order.
 
     Rows succeed or fail one by one unless ``atomic``.
@@ -105,7 +106,7 @@ class RowRequest(msgspec.Struct, frozen=True):
     atomic: bool = False
 
 
-class ColumnRequest(msgspec.Struct, frozen=True):
+class ColumnRequest(msgspec.Struct, frozen=True, gc=False):
     """A request in columns (TensorFlow Serving's and MLflow's ``inputs``): name -> list of values, or one bare list."""
 
     columns: Mapping[str, Any] | Sequence[Any]
@@ -114,7 +115,7 @@ class ColumnRequest(msgspec.Struct, frozen=True):
 InferenceRequest = TensorRequest | RowRequest | ColumnRequest
 
 
-class BoundRequest(msgspec.Struct, frozen=True):
+class BoundRequest(msgspec.Struct, frozen=True, gc=False):
     """A request fitted to one model: what the runtime will be given.
 
     ``inputs`` maps the model's tensor names to arrays. ``rows`` is the number of rows in them (``None`` for a model
@@ -140,7 +141,7 @@ class OutputRoles(msgspec.Struct, frozen=True):
     labels: Sequence[Any] = ()
 
 
-class InferenceResponse(msgspec.Struct, frozen=True):
+class InferenceResponse(msgspec.Struct, frozen=True, gc=False):
     """What one version of one model answered.
 
     ``outputs`` are in the order asked for. ``rows``, ``row_errors`` and ``positions`` are as in ``BoundRequest``;
@@ -176,7 +177,7 @@ class Principal(msgspec.Struct, frozen=True):
 ANONYMOUS: Final = Principal("anonymous", frozenset({"predict:*"}))
 
 
-class InferenceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+class InferenceRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One answered request, as the control plane sees it. Holds no value of the caller's.
 
     ``time`` is seconds since the Unix epoch; durations are in seconds.

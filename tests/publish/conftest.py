@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import make_classification
 
-from keelway.publish import apart, child, exchange, sklearn_file
+from keelway.publish import child, exchange, sklearn_file
 from keelway.publish.push import prepare
 from keelway.publish.report import Prepared
 
@@ -55,12 +54,3 @@ def table() -> tuple[pd.DataFrame, np.ndarray[Any, Any]]:
     """Four numeric columns of 300 rows, and two classes."""
     x, y = make_classification(300, 4, n_informative=3, n_redundant=0, random_state=7)
     return pd.DataFrame(x, columns=["a", "b", "c", "d"]), y
-
-
-def pickled(path: Path, value: Any) -> Path:
-    path.write_bytes(pickle.dumps(value))
-    return path
-
-
-def environment_names() -> tuple[str, ...]:
-    return apart._INHERITED

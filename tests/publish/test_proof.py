@@ -22,7 +22,7 @@ from keelway.publish.answers import Answers, joined
 from keelway.publish.convert.translate import translate
 from keelway.publish.original import Original, nodes_of
 from keelway.publish.perturb import NODES, Perturbation
-from keelway.publish.proof import compare, spread
+from keelway.publish.proof import Comparison, compare, spread
 from keelway.publish.proving import prove
 from keelway.publish.rows import Rows, rows_of
 from keelway.publish.rows import joined as joined_rows
@@ -104,10 +104,13 @@ class Case:
     def model(self, number: Any = "FP32") -> onnx.ModelProto:
         return translate(self.estimator, self.inputs, self.features, number).model
 
-    def holds(self, model: onnx.ModelProto, folder: Path) -> bool:
+    def compared(self, model: onnx.ModelProto, folder: Path) -> Comparison:
         path = folder / "model.onnx"
         onnx.save(model, path)
-        return prove(path, self.inputs, self.rows, self.answers, None, 1e-5).holds
+        return prove(path, self.inputs, self.rows, self.answers, None, 1e-5)
+
+    def holds(self, model: onnx.ModelProto, folder: Path) -> bool:
+        return self.compared(model, folder).holds
 
 
 @pytest.fixture(scope="module")
@@ -172,19 +175,15 @@ def test_a_coefficient_that_is_rounded_to_single_precision_is_caught(
     assert not case.holds(case.model("FP32"), tmp_path)
 
 
-def test_a_naive_conversion_of_a_scaled_forest_is_caught(
-    table: tuple[pd.DataFrame, Array], tmp_path: Path
-) -> None:
+def test_a_naive_conversion_of_a_scaled_forest_is_caught(table: tuple[pd.DataFrame, Array], tmp_path: Path) -> None:
     """Why this package has translators of its own: float32 arithmetic before a tree flips branches."""
     sample, target = table
     estimator = make_pipeline(StandardScaler(), RandomForestClassifier(20, random_state=0)).fit(sample, target)
     case = Case(estimator, sample)
     naive = to_onnx(estimator, sample.to_numpy(np.float32)[:1], options={"zipmap": False}, target_opset=18)
-    naive.graph.node.append(onnx.helper.make_node("Identity", ["probabilities"], ["probabilities_"]))
-    renamed = onnx.compose.add_prefix(naive, "n_")
-    for old, new in (("n_label", "label"), ("n_probabilities", "probabilities"), ("n_X", "input")):
-        _rename(renamed, old, new)
-    assert not case.holds(renamed, tmp_path)
+    _rename(naive, "X", "input")
+    found = case.compared(naive, tmp_path)
+    assert 0 < found.label_differences < 0.1 * found.rows  # right nearly everywhere, which is the danger
     assert case.holds(case.model("FP64"), tmp_path)
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from keelway.clock import Clock
 from keelway.config import HttpSettings
@@ -36,6 +36,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._large_read = False
         self._trailing = False
         self._upgrading = False
+        self._answering: RequestResponseCycle | None = None
         self._unread = 0
         self._stalled_since: float | None = None
         self._closing_soon = False
@@ -53,6 +54,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.flow is not None:
             super().connection_lost(exc)
+        # Uvicorn tells the request that came last; with pipelining another one is being answered.
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -115,6 +120,10 @@ class LimitedProtocol(HttpToolsProtocol):
         # After the last chunk come trailers, and the parser does not say which chunk is the last.
         self._trailing = True
         self._head_bytes = 0
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         self._trailing = False

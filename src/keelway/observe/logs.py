@@ -21,6 +21,10 @@ class _DiscreetFormatter(logging.Formatter):
         kind, _, trace = ei
         return "".join(traceback.format_tb(trace)) + (kind.__name__ if kind else "")
 
+    def format(self, record: logging.LogRecord) -> str:
+        record.exc_text = None  # what a formatter before this one wrote is kept there, text and all
+        return super().format(record)
+
 
 class JsonFormatter(_DiscreetFormatter):
     """Time (RFC 3339, UTC), level, logger, message and whatever ``extra`` holds."""

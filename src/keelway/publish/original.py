@@ -7,9 +7,10 @@ on several threads adds its trees in the order in which they finish.
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -21,6 +22,11 @@ from keelway.types import Array
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+#: Calls spent on telling refused rows from accepted ones: for the answers of a proof, and in each round of a search.
+_CALLS: Final = 4_000
+_SEARCH_CALLS: Final = 32
 
 
 class Original:
@@ -38,23 +44,33 @@ class Original:
         self._scores = getattr(estimator, scores, None) if self.is_classifier else None
         run_alone(estimator)
 
-    def labels(self, rows: Rows) -> Array:
-        """The predicted classes (classifiers) or values, [n] or [n, m]; zeros or empty texts for refused rows."""
-        return _where_accepted(self._labels, rows.frame())[0]
+    def labels(self, rows: Rows) -> tuple[Array, Array]:
+        """The predicted classes (classifiers) or values, [n] or [n, m], and which rows were accepted, for a search."""
+        found, accepted = _where_accepted(self._labels, rows.frame(), _SEARCH_CALLS)
+        return (np.zeros(len(rows)) if found is None else found), accepted
 
-    def values(self, rows: Rows) -> Array:
-        """Probabilities or scores [n, k], or predicted values [n, m], as float64; zeros for refused rows."""
-        return _where_accepted(self._values, rows.frame())[0]
+    def values(self, rows: Rows) -> tuple[Array, Array]:
+        """Probabilities or scores [n, k], or predicted values [n, m], as float64, and which rows were accepted."""
+        found, accepted = _where_accepted(self._values, rows.frame(), _SEARCH_CALLS)
+        return (np.zeros((len(rows), 1)) if found is None else found), accepted
 
     def answers(self, frame: pd.DataFrame) -> Answers:
-        """Labels and values for every row of ``frame``; rows that the model refuses are marked, not raised."""
-        labels, accepted = _where_accepted(self._labels, frame)
+        """Labels and values for every row of ``frame``; rows that the model refuses are marked, not raised.
+
+        Raises ``InvalidInput`` if it refuses them all.
+        """
+        labels, accepted = _where_accepted(self._labels, frame, _CALLS)
+        if labels is None:
+            raise InvalidInput(
+                "the model refuses every row of the sample",
+                hint="give the columns and types the model was trained on; --target names a column to leave out",
+            )
         if not self.is_classifier:
             return Answers(None, _two_dimensional(labels), accepted)
         if self._scores is None:
             return Answers(labels, np.zeros((len(frame), 0)), accepted)
-        values, also = _where_accepted(self._values, frame)
-        return Answers(labels, values, accepted & also)
+        values, also = _where_accepted(self._values, frame, _CALLS)
+        return Answers(labels, np.zeros((len(frame), 0)) if values is None else values, accepted & also)
 
     def ask_one(self, given: Any) -> object:
         """What a caller of the original would call: probabilities if it has them, the prediction if not."""
@@ -121,12 +137,19 @@ def _nodes_of_trees(trees: list[Any], x: Array, most: int, random: np.random.Gen
     return Nodes(np.array(rows, np.int64), np.array(features, np.int64), np.array(thresholds, np.float64))
 
 
-def _where_accepted(ask: Callable[[pd.DataFrame], Array], frame: pd.DataFrame) -> tuple[Array, Array]:
-    """What ``ask`` answers for the rows it accepts (zeros, or empty text, elsewhere), and which rows those are."""
+def _where_accepted(
+    ask: Callable[[pd.DataFrame], Array], frame: pd.DataFrame, calls: int
+) -> tuple[Array | None, Array]:
+    """What ``ask`` answers for the rows it accepts (zeros, or empty text, elsewhere), and which rows those are.
+
+    A batch that is refused is halved until the rows at fault are alone, or ``calls`` are used up: what is left then
+    counts as refused. None if no row is accepted.
+    """
     found: dict[int, Array] = {}
-    pending = [(0, len(frame))]
-    while pending:
-        start, stop = pending.pop()
+    pending = deque([(0, len(frame))])
+    while pending and calls:
+        calls -= 1
+        start, stop = pending.popleft()
         try:
             with _quiet():
                 found[start] = ask(frame.iloc[start:stop])
@@ -134,12 +157,9 @@ def _where_accepted(ask: Callable[[pd.DataFrame], Array], frame: pd.DataFrame) -
             if stop - start > 1:
                 middle = (start + stop) // 2
                 pending += [(start, middle), (middle, stop)]
-    if not found:
-        raise InvalidInput(
-            "the model refuses every row of the sample",
-            hint="give the columns and types the model was trained on; --target names a column to leave out",
-        )
     accepted = np.zeros(len(frame), bool)
+    if not found:
+        return None, accepted
     like = next(iter(found.values()))
     # Text of several widths has several dtypes.
     dtype = object if like.dtype == object else np.result_type(*found.values())

@@ -26,7 +26,8 @@ NODES: Final = 1_000
 
 _SPECIAL: Final = 500
 
-Ask = Callable[[Rows], Array]
+#: Asks the original: what it answers, [n] or [n, k], and which rows it accepts, [n].
+Ask = Callable[[Rows], tuple[Array, Array]]
 
 
 class Nodes(NamedTuple):
@@ -115,7 +116,8 @@ class Perturbation:
 
     def label_steps(self, pool: Rows, ask: Ask) -> Rows:
         """Pairs of rows that differ in one value and in their label; where it is a number, neighbours in float32."""
-        labels = ask(pool)
+        labels, accepted = ask(pool)
+        pool, labels = pool.take(accepted), labels[accepted]
         classes = np.unique(labels)
         if labels.ndim != 1 or len(classes) < 2:
             return pool.take(np.zeros(0, np.int64))
@@ -135,7 +137,8 @@ class Perturbation:
         names = list(pool.columns)
         column = np.array([names.index(name) for name in self._random.choice(self._numbers, len(before))])
         after = _with_column_of(before, after, column)
-        differ = np.flatnonzero(_differ(ask(before), ask(after)))[:_PAIRS]
+        (one, here), (other, there) = ask(before), ask(after)
+        differ = np.flatnonzero(here & there & _differ(one, other))[:_PAIRS]
         return self._bisected(before.take(differ), after.take(differ), column[differ], ask)
 
     def beside(self, nodes: Nodes) -> Rows:
@@ -186,13 +189,16 @@ class Perturbation:
             }
             return Rows(columns, first.dtypes)
 
-        start = ask(first)
+        start, usable = ask(first)
         low, high = np.zeros(pairs, np.int64), np.full(pairs, len(names))
         while (high - low > 1).any():
             middle = (low + high) // 2
-            same = ask(mixed(middle)) == start
+            found, accepted = ask(mixed(middle))
+            same = found == start
+            usable &= accepted
             low, high = np.where(same, middle, low), np.where(same, high, middle)
-        return mixed(low), mixed(high), np.argmax(turn == low[:, None], axis=1)
+        column = np.argmax(turn == low[:, None], axis=1)
+        return mixed(low).take(usable), mixed(high).take(usable), column[usable]
 
     def _bisected(self, before: Rows, after: Rows, column: Array, ask: Ask) -> Rows:
         """Both rows of each pair, moved towards each other in ``column`` until they are neighbours in float32.
@@ -208,17 +214,27 @@ class Perturbation:
         left, right = _to_grid(low[movable]), _to_grid(high[movable])
         if not len(before):
             return kept
-        start = ask(_with_values(before, names, column, _from_grid(left)))
+        start, usable = ask(_with_values(before, names, column, _from_grid(left)))
         for _ in range(33):  # the grid of float32 has fewer than 2**32 steps
             middle = left + (right - left) // 2
-            moved = _differ(start, ask(_with_values(before, names, column, _from_grid(middle))))
+            found, accepted = ask(_with_values(before, names, column, _from_grid(middle)))
+            moved = _differ(start, found)
             left, right = np.where(moved, left, middle), np.where(moved, middle, right)
+            # What the original refuses in between has no step that can be compared: such pairs are given up.
+            usable &= accepted
+            if not usable.all():
+                before, column, start = before.take(usable), column[usable], start[usable]
+                left, right, usable = left[usable], right[usable], usable[usable]
+            if not len(before):
+                return kept
         sides = [_with_values(before, names, column, _from_grid(side)) for side in (left, right)]
         return joined([kept, *sides])
 
 
 def _differ(one: Array, other: Array) -> Array:
     """Which rows of two answers differ in anything, NaN being equal to itself. Shape [n]."""
+    if one.shape != other.shape:  # one of the batches was refused as a whole
+        return np.ones(len(one), bool)
     unequal = one != other
     if one.dtype.kind == "f":
         unequal &= ~(np.isnan(one) & np.isnan(other))

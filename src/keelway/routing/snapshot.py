@@ -66,12 +66,14 @@ class ServedVersion:
     usage: Usage = field(default_factory=Usage)
     roles: OutputRoles = field(init=False)
     output_names: tuple[str, ...] = field(init=False)
+    output_datatypes: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         signature = self.signature
         roles = OutputRoles(signature.label_output, signature.probability_output, signature.labels)
         object.__setattr__(self, "roles", roles)
         object.__setattr__(self, "output_names", tuple(spec.name for spec in signature.outputs))
+        object.__setattr__(self, "output_datatypes", {spec.name: spec.datatype for spec in signature.outputs})
 
     def check_outputs(self, names: tuple[str, ...]) -> None:
         """``InvalidInput`` naming the model's outputs if one of ``names`` is not among them, or is there twice: one

@@ -1,4 +1,4 @@
-"""Callers that leave, at every point of a request: nothing stays in flight and nothing is an error of the server's. # M2
+"""Callers that leave, at every point of a request: nothing stays in flight, nothing is an error of the server's. # M2
 
 They leave in good order (FIN) and in bad (RST).
 """
@@ -97,10 +97,8 @@ def while_a_worker_thread_runs(wire: Wire) -> None:
     time.sleep(0.05)
 
 
-def while_queued_for_a_worker_thread(wire: Wire) -> None:
-    wire.send(predict_bytes(path=GATED, row=BLOCKING))
-    time.sleep(0.05)
-    wire.send(predict_bytes(path=GATED))
+def while_a_worker_thread_runs_and_another_request_is_behind(wire: Wire) -> None:
+    wire.send(predict_bytes(path=GATED, row=BLOCKING) + predict_bytes(path=GATED))
     time.sleep(0.05)
 
 
@@ -135,7 +133,7 @@ POINTS: list[Callable[[Wire], None]] = [
     as_soon_as_it_has_asked,
     while_an_awaited_model_runs,
     while_a_worker_thread_runs,
-    while_queued_for_a_worker_thread,
+    while_a_worker_thread_runs_and_another_request_is_behind,
     with_pipelined_requests_unanswered,
     in_the_answer,
     in_the_metrics,
@@ -159,4 +157,18 @@ def test_a_caller_that_leaves_harms_nobody(
     for name in ("m", "gated"):
         assert server.post(f"/v1/models/{name}/predict", {"instances": [ROW]}).json["predictions"] == [3.0]
     wait_until(lambda: gated.running == 0, "the worker thread")
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_every_one_of_many_callers_may_leave(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """One request in sixteen has its stages timed, the cancelled ones too."""
+    before = server.metric("ml_requests_total", model="later", code="CANCELLED")
+    wires = [server.wire() for _ in range(20)]
+    for wire in wires:
+        wire.send(predict_bytes(path="/v1/models/later/predict"))
+    wait_until(lambda: server.in_flight() == 20, "the requests to begin")
+    for wire in wires:
+        wire.reset()
+    wait_until(lambda: server.in_flight() == 0, "requests in flight")
+    assert server.metric("ml_requests_total", model="later", code="CANCELLED") == before + 20
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

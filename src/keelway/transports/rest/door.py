@@ -105,10 +105,10 @@ class Door:
         plane.admit(route.transport)
         try:
             message = await receive()
-            if length > self._max_body_bytes or message.get("more_body") or message["type"] != "http.request":
+            body = message.get("body", b"")
+            size = max(length, len(body))
+            if size > self._max_body_bytes or message.get("more_body") or message["type"] != "http.request":
                 body = await self._rest_of_body(message, receive, length)
-            else:
-                body = message["body"]
             model = route.model or self._only_model()
             header_length = header_length_of(headers)
             answer = plane.infer(

@@ -340,7 +340,7 @@ _SERVER_PATHS: dict[str, Any] = {
         ("post", "/v2/repository/models/{model}/load", "load", "Serve a registered model as well", _CONTROL),
         ("post", "/v2/repository/models/{model}/unload", "unload", "Stop serving a model", _CONTROL),
         ("get", "/metrics", "metrics", "Prometheus metrics", {}),
-        ("get", "/openapi.json", "openapi", "This description", {}),
+        ("get", "/openapi.json", "openapi", "The models served and how to call them, as OpenAPI", {}),
     )
 }
 
