@@ -34,6 +34,7 @@ test: $(VENV)/.installed ## the tests that take minutes at most
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.installed $(VENV)/.demo ## the rest of the tests, the demo among them
+	@command -v chromium >/dev/null || { echo "make test-slow looks at a page in Chromium: apt-get install chromium"; exit 1; }
 	$(BIN)/pytest -m slow $(ARGS)
 
 check: $(VENV)/.installed ## format, lint, types, dependency rule, generated files

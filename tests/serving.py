@@ -9,7 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -31,7 +35,7 @@ from keelway.config import load_settings
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
 from keelway.contract.signature import Feature, ModelSignature
-from keelway.errors import KeelwayError, NotFound
+from keelway.errors import NotFound
 from keelway.hosting.sources import Opened, Release, Wanted
 from keelway.ports import Runtime, RuntimeOptions
 from keelway.runtimes.onnx import OnnxRuntime
@@ -427,6 +431,61 @@ class Wire:
         self._file.readline()
 
 
+# A server in a process of its own, for what only a process can show: signals and exit codes
+
+
+class Process:
+    """``tests.serving`` as a program, for ``with``: models ``m`` (fast), ``later`` (awaited) and ``gated`` (a worker
+    thread that a row of ``BLOCKING`` keeps for ``PATIENCE`` seconds). ``wait=False``: without waiting for the models."""
+
+    def __init__(self, wait: bool = True, **settings: Mapping[str, Any]) -> None:
+        self.port = free_port()
+        settings["http"] = {"address": f"127.0.0.1:{self.port}", **settings.get("http", {})}
+        self._wait = wait
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.serving", json.dumps(settings)],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Process:
+        if self._wait:
+            assert self._process.stdout is not None
+            line = self._process.stdout.readline()
+            assert line.startswith("http://"), line + (self._process.communicate()[1] or "")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def exit(self) -> tuple[int, str]:
+        """The exit code, once there is one, and what was logged."""
+        _, log = self._process.communicate(timeout=PATIENCE)
+        return self._process.returncode, log
+
+    def wire(self) -> Wire:
+        return Wire(self.port)
+
+
+def main(settings: str) -> None:
+    from keelway.observe.logs import configure
+
+    configure("info", "text")
+    shelf = Shelf().serve("m", score).serve("later", lambda: score(delay=0.5)).serve("gated", GatedRuntime)
+    if "KEELWAY_TESTS_SLOW_START" in os.environ:
+        shelf.may_load.clear()
+    App(load_settings(None, {}, json.loads(settings)), shelf).run(lambda url: print(url, flush=True))
+
+
 __all__ = [
     "BLOCKING",
     "PATIENCE",
@@ -435,7 +494,7 @@ __all__ = [
     "TENSORS",
     "GatedRuntime",
     "Item",
-    "KeelwayError",
+    "Process",
     "Reply",
     "Server",
     "Shelf",
@@ -449,3 +508,6 @@ __all__ = [
     "score",
     "wait_until",
 ]
+
+if __name__ == "__main__":
+    main(sys.argv[1])

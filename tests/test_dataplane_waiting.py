@@ -10,12 +10,12 @@ from concurrent.futures import Executor
 from typing import Any
 
 import pytest
+from tests.line import VERSION, Line, assert_one_outcome, boom, one_worker, run
 
 from keelway.dataplane import Answer
 from keelway.errors import DeadlineExceeded, ModelFailed, NotFound
 from keelway.routing.snapshot import ServingSnapshot
 from keelway.types import Array
-from tests.line import VERSION, Line, assert_one_outcome, boom, one_worker, run
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
@@ -121,6 +121,7 @@ def test_a_caller_who_leaves_is_counted_as_such_and_waiting_work_is_skipped(way:
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
+        await asyncio.sleep(0.01)
         free.set()
         executor.submit(int).result()
         assert line.runtime.calls == ([] if way == "thread" else [("score", "pair")])

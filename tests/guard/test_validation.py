@@ -209,6 +209,12 @@ def test_declared_categories_refuse_and_observed_ones_tag() -> None:
     assert (error.message, error.field) == ("'city' is not one of its declared categories", "city")
 
 
+def test_what_was_seen_and_not_declared_is_refused() -> None:
+    # V1: having been seen in a sample allows nothing.
+    seen = [ObservedFeature("city", 9, categories={"Bonn": 5, "Rom": 4})]
+    assert refusal(validator(CITY, CITIES, seen), texts(["Rom", "basic"])).field == "city"
+
+
 def test_a_missing_text_passes_only_where_the_feature_is_nullable() -> None:
     # V1
     for check in (validator(CITY), validator(CITY, CITIES, SEEN_TEXTS)):

@@ -52,8 +52,11 @@ _REQUEST_HEADERS: Final = (
     ("`Inference-Header-Content-Length`", "Bytes of JSON in front of binary tensors (Open Inference Protocol)."),
 )
 _ANSWER_HEADERS: Final = (
-    ("`X-Request-Id`", "Stands in the log and in the inference record too."),
-    ("`Keelway-Model-Version`, `Keelway-Model-Digest`", "The version that really answered."),
+    ("`X-Request-Id`", "Stands in the inference record too, and in the log where something went wrong."),
+    (
+        "`Keelway-Model-Version`, `Keelway-Model-Digest`",
+        "The version that really answered, on the routes whose body has no place for it: MLflow, TensorFlow Serving.",
+    ),
     ("`Retry-After`", "Seconds until it is worth asking again."),
 )
 

@@ -7,14 +7,15 @@ that cannot be loaded leaves the one before it in place.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import NamedTuple
 
 from keelway.clock import Clock
 from keelway.config import LimitSettings, RuntimeSettings
 from keelway.contract.names import fold
-from keelway.errors import KeelwayError, NotFound
+from keelway.errors import KeelwayError, ModelFailed, NotFound
 from keelway.hosting.loading import Loaded, load_version
 from keelway.hosting.sources import ModelSource, Release, Wanted
 from keelway.observe.metrics import ServingMetrics
@@ -60,6 +61,7 @@ class Fleet:
         self._failures: dict[_Key, tuple[float, KeelwayError]] = {}
         self._wanted: Sequence[Wanted] = ()
         self._unloaded: set[str] = set()
+        self._asked: set[str] = set()
         self._token: object = None
         self._turn = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
@@ -68,7 +70,7 @@ class Fleet:
     @property
     def ready(self) -> bool:
         """Whether every wanted model has a version that can answer."""
-        wanted = {fold(model.name) for model in self._wanted} - self._unloaded
+        wanted = {fold(model.name) for model in self._wanted} - self._unloaded - self._asked
         return self._token is not None and wanted <= self._snapshot.models.keys()
 
     async def start(self) -> None:
@@ -83,20 +85,34 @@ class Fleet:
             await asyncio.sleep(interval)
             try:
                 token = await asyncio.to_thread(self._source.token)
-                retry = any(self._clock.monotonic() - when > RETRY_AFTER for when, _ in self._failures.values())
-                if token != self._token or retry:
+                if token != self._token or self._retry_is_due():
                     await self.reconcile()
                 self._source_down = False
             except KeelwayError as error:
                 if not self._source_down:
                     log.warning("the registry cannot be read; serving what is loaded: %s", error.message)
                 self._source_down = True
+            except Exception as error:
+                # Whatever a source raises, the next look at it may succeed.
+                if not self._source_down:
+                    log.error("the source of models failed; serving what is loaded", exc_info=error)
+                self._source_down = True
+
+    def _retry_is_due(self) -> bool:
+        latest = self._clock.monotonic() - RETRY_AFTER
+        return any(
+            when < latest for (name, *_), (when, _) in self._failures.items() if fold(name) not in self._unloaded
+        )
 
     async def reconcile(self) -> None:
         """One pass: read what is wanted, load what is missing, swap the snapshot, retire what is left over."""
         async with self._turn:
             token = await asyncio.to_thread(self._source.token)
             self._wanted = await asyncio.to_thread(self._source.wanted)
+            keys = {release.key for wanted in self._wanted for release in wanted.releases}
+            self._failures = {key: failure for key, failure in self._failures.items() if key in keys}
+            if self._token is None:
+                self._swap()  # nothing is loaded yet, but what is wanted is no longer unknown
             for wanted in self._wanted:
                 if fold(wanted.name) not in self._unloaded:
                     for release in wanted.releases:
@@ -105,13 +121,20 @@ class Fleet:
             self._token = token
 
     async def load(self, name: str) -> None:
-        """Serve ``name`` too (repository API). Raises why it could not be loaded."""
+        """Serve ``name`` too (repository API). Raises why it cannot be loaded; the server stays as ready as it was."""
         await asyncio.to_thread(self._source.follow, name)
-        self._unloaded.discard(fold(name))
-        self._failures = {key: value for key, value in self._failures.items() if fold(key[0]) != fold(name)}
-        await self.reconcile()
+        folded = fold(name)
+        self._asked.add(folded)
+        self._unloaded.discard(folded)
+        self._failures = {key: value for key, value in self._failures.items() if fold(key[0]) != folded}
+        try:
+            await self.reconcile()
+        finally:
+            self._asked.discard(folded)
+            if folded not in self._snapshot.models:
+                self._unloaded.add(folded)
         for key, (_, error) in self._failures.items():
-            if fold(key[0]) == fold(name):
+            if fold(key[0]) == folded:
                 raise error
 
     async def unload(self, name: str) -> None:
@@ -138,7 +161,7 @@ class Fleet:
             for release in wanted.releases:
                 failure = self._failures.get(release.key)
                 ready = release.key in self._loaded and not unloaded
-                reason = "" if ready else "unloaded" if unloaded else failure[1].message if failure else "loading"
+                reason = "" if ready else failure[1].message if failure else "unloaded" if unloaded else "loading"
                 entries.append(IndexEntry(release.name, release.version, "READY" if ready else "UNAVAILABLE", reason))
         return entries
 
@@ -150,13 +173,17 @@ class Fleet:
             return
         began = self._clock.monotonic()
         try:
-            loaded = await asyncio.to_thread(
-                load_version, self._source, release, self._runtime, self._limits, self._clock
-            )
+            loaded = await self._load(release)
         except KeelwayError as error:
             self._failures[release.key] = (self._clock.monotonic(), error)
             if self._token is not None:  # before that, the start fails and says so itself
                 log.error("cannot load %s %s: %s", release.name, release.version, error.message)
+            return
+        except Exception as error:
+            # A runtime may raise anything; the other models go on.
+            unknown = ModelFailed(f"loading it failed with {type(error).__name__}; the log of the server says more")
+            self._failures[release.key] = (self._clock.monotonic(), unknown)
+            log.error("cannot load %s %s", release.name, release.version, exc_info=error)
             return
         self._failures.pop(release.key, None)
         self._loaded[release.key] = loaded
@@ -170,17 +197,26 @@ class Fleet:
             "on the event loop" if loaded.served.executor is None else "in worker threads",
         )
 
+    async def _load(self, release: Release) -> Loaded:
+        thread = asyncio.to_thread(load_version, self._source, release, self._runtime, self._limits, self._clock)
+        loading = asyncio.ensure_future(thread)
+        try:
+            return await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped: what it loads is closed again.
+            self._close_later(_close_when_loaded(loading))
+            raise
+
     def _swap(self) -> None:
         models = {}
         kept: set[_Key] = set()
         for wanted in self._wanted:
             if fold(wanted.name) in self._unloaded:
                 continue
-            loaded = [self._loaded[release.key] for release in wanted.releases if release.key in self._loaded]
-            loaded += self._fallback(wanted, loaded)
-            if loaded:
-                models[fold(wanted.name)] = _served_model(wanted, loaded)
-                kept |= {item.release.key for item in loaded}
+            chosen = self._choose(wanted)
+            if chosen is not None:
+                models[fold(wanted.name)], keys = chosen
+                kept |= keys
         known = frozenset(fold(wanted.name) for wanted in self._wanted)
         self._snapshot = ServingSnapshot(models, known)
         self._publish(self._snapshot)
@@ -188,18 +224,37 @@ class Fleet:
             self._retire(self._loaded.pop(key))
         self._show()
 
-    def _fallback(self, wanted: Wanted, loaded: Sequence[Loaded]) -> Sequence[Loaded]:
-        """The version that answers now, kept while the wanted default cannot be loaded."""
-        if any(item.release.version == wanted.default for item in loaded):
-            return ()
+    def _choose(self, wanted: Wanted) -> tuple[ServedModel, set[_Key]] | None:
+        """The model as it will be served, with the keys of its versions. Where a wanted version is not loaded, the one
+        that answered in its place before goes on answering; without a default there is no model."""
+        loaded = {item.version: self._loaded[item.key] for item in wanted.releases if item.key in self._loaded}
         current = self._snapshot.models.get(fold(wanted.name))
-        if current is None:
-            return ()
-        served = current.versions[current.default]
-        return [item for item in self._loaded.values() if item.served is served and item not in loaded]
+
+        def answering(version: str, before: str | None) -> str | None:
+            if version in loaded or current is None or before is None:
+                return version if version in loaded else None
+            loaded.setdefault(before, self._loaded_as(current.versions[before]))
+            return before
+
+        default = answering(wanted.default, current.default if current else None)
+        if default is None:
+            return None
+        aliases = {}
+        for alias, version in wanted.aliases.items():
+            found = answering(version, current.aliases.get(alias) if current else None)
+            if found is not None or version == wanted.default:
+                aliases[alias] = found or default
+        versions = {version: item.served for version, item in loaded.items()}
+        return ServedModel(wanted.name, versions, default, aliases), {item.release.key for item in loaded.values()}
+
+    def _loaded_as(self, served: ServedVersion) -> Loaded:
+        return next(item for item in self._loaded.values() if item.served is served)
 
     def _retire(self, loaded: Loaded) -> None:
-        task = asyncio.create_task(_close_when_idle(loaded))
+        self._close_later(_close_when_idle(loaded))
+
+    def _close_later(self, closing: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(closing)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -211,13 +266,11 @@ class Fleet:
                 gauge.labels(version.name, version.version).set(1)
 
 
-def _served_model(wanted: Wanted, loaded: Sequence[Loaded]) -> ServedModel:
-    versions: dict[str, ServedVersion] = {item.release.version: item.served for item in loaded}
-    default = wanted.default if wanted.default in versions else loaded[-1].release.version
-    aliases = {alias: version for alias, version in wanted.aliases.items() if version in versions}
-    return ServedModel(wanted.name, versions, default, aliases)
-
-
 async def _close_when_idle(loaded: Loaded) -> None:
     await loaded.served.usage.idle()
     await asyncio.to_thread(loaded.close)
+
+
+async def _close_when_loaded(loading: asyncio.Future[Loaded]) -> None:
+    with contextlib.suppress(Exception):  # it could not be loaded: there is nothing to close
+        await asyncio.to_thread((await loading).close)

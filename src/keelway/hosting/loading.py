@@ -92,7 +92,7 @@ def load_version(
             Validator(signature, release.policy, release.baseline),
             opened.runtime,
             None if waits else _executor(seconds, runtime, release.name, opened.runtime),
-            {"runtime": opened.manifest.runtime},
+            {"runtime": opened.manifest.runtime, "example": example_row(signature, inputs)},
         )
         return Loaded(release, served, opened, seconds)
     except BaseException:
@@ -129,6 +129,24 @@ def example_inputs(signature: ModelSignature, baseline: Baseline | None) -> dict
     """One plausible row: what the sample showed in the middle, or zeros and empty texts. Open axes have length 1."""
     observed = {feature.name: feature for feature in baseline.features} if baseline else {}
     return {spec.name: _example(spec, observed) for spec in signature.inputs}
+
+
+def example_row(signature: ModelSignature, inputs: Mapping[str, Array]) -> dict[str, Any]:
+    """The row of ``inputs`` as JSON values by feature name, for the example of the documentation page."""
+    row: dict[str, Any] = {}
+    for spec in signature.inputs:
+        array = inputs[spec.name][0] if signature.batched else inputs[spec.name]
+        if spec.columns:
+            row |= zip(spec.columns, map(_readable, array.tolist()), strict=True)
+        else:
+            feature = next(feature for feature in signature.features if feature.name == spec.name)
+            row[spec.name] = array.tolist() if feature.shape else array.reshape(-1).tolist()[0]
+    return row
+
+
+def _readable(value: Any) -> Any:
+    """Six digits of a number: what float32 made of 5.8 is no example to read."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _example(spec: TensorSpec, observed: Mapping[str, ObservedFeature]) -> Array:

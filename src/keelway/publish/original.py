@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 #: Calls spent on telling refused rows from accepted ones: for the answers of a proof, and in each round of a search.
-_CALLS: Final = 4_000
+_CALLS: Final = 1_500
 _SEARCH_CALLS: Final = 32
 
 
@@ -69,8 +69,11 @@ class Original:
             return Answers(None, _two_dimensional(labels), accepted)
         if self._scores is None:
             return Answers(labels, np.zeros((len(frame), 0)), accepted)
-        values, also = _where_accepted(self._values, frame, _CALLS)
-        return Answers(labels, np.zeros((len(frame), 0)) if values is None else values, accepted & also)
+        found, also = _where_accepted(self._values, frame[accepted], _CALLS)
+        values = np.zeros((len(frame), 0 if found is None else found.shape[1]))
+        accepted[accepted] = also
+        values[accepted] = 0.0 if found is None else found[also]
+        return Answers(labels, values, accepted)
 
     def ask_one(self, given: Any) -> object:
         """What a caller of the original would call: probabilities if it has them, the prediction if not."""

@@ -65,7 +65,7 @@ def ask(runtime: OnnxRuntime | SkopsRuntime, inputs: dict[str, Array]) -> Answer
     )
 
 
-def micros(call: Callable[[], object], seconds: float = 0.3) -> float:
+def micros(call: Callable[[], object], seconds: float = 0.1) -> float:
     """Median microseconds of ``call``, over at least five calls and about ``seconds``."""
     call()
     times: list[float] = []

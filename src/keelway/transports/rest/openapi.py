@@ -271,7 +271,7 @@ def _body(schema: dict[str, Any], example: Any) -> dict[str, Any]:
 def _answer(description: str, schema: str) -> dict[str, Any]:
     return {
         "description": description,
-        "headers": {header: {"schema": {"type": "string"}} for header in _ANSWER_HEADERS},
+        "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
         "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
     }
 
@@ -343,8 +343,6 @@ _SERVER_PATHS: dict[str, Any] = {
         ("get", "/openapi.json", "openapi", "The models served and how to call them, as OpenAPI", {}),
     )
 }
-
-_ANSWER_HEADERS = ("X-Request-Id", "Keelway-Model-Version", "Keelway-Model-Digest")
 
 _PARAMETERS: dict[str, Any] = {
     "RequestTimeout": {

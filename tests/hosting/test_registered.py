@@ -1,0 +1,216 @@
+"""Models of the registry as a source: aliases move under references, artifacts are verified. # S4 S5 C1"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.serving import Server, forest, wait_until
+
+from keelway.artifacts.blobs import BlobStore
+from keelway.artifacts.manifest import Manifest
+from keelway.artifacts.materialise import put_manifest, store_folder
+from keelway.clock import SystemClock
+from keelway.contract.constraints import Constraint
+from keelway.contract.names import parse_reference
+from keelway.errors import CorruptArtifact, NotFound
+from keelway.hosting import registered
+from keelway.hosting.registered import RegistrySource
+from keelway.ports import RuntimeOptions
+from keelway.registry.store import Registry
+
+WHO = {"who": "ada", "why": "a test"}
+ROWS = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with closing(Registry.open(f"sqlite:///{tmp_path}/registry.db", clock=SystemClock())) as opened:
+        yield opened
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore.open(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the private copies of artifacts are made."""
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    made = registered.mkdtemp
+    monkeypatch.setattr(registered, "mkdtemp", lambda prefix: made(prefix=prefix, dir=folder))
+    return folder
+
+
+@pytest.fixture
+def push(registry: Registry, blobs: BlobStore, tmp_path: Path) -> Callable[[str, str], str]:
+    """Push the forest as a version of a model; each version has a file of its own, so that digests differ."""
+
+    def push(name: str, version: str) -> str:
+        path, signature, *_ = forest()
+        folder = tmp_path / f"{name}-{version}"
+        folder.mkdir()
+        shutil.copy(path, folder / "model.onnx")
+        (folder / "version.txt").write_text(version)
+        digest = put_manifest(blobs, Manifest(store_folder(blobs, folder), signature, "onnx"))
+        registry.push(name, version, digest, **WHO)
+        return digest
+
+    return push
+
+
+def source(registry: Registry, blobs: BlobStore, *references: str) -> RegistrySource:
+    return RegistrySource(registry, blobs, [parse_reference(reference) for reference in references])
+
+
+def version(server: Server, selector: str = "") -> str:
+    """The version that answers, or the status where none does."""
+    path = f"/v1/models/iris/versions/{selector}/predict" if selector else "/v1/models/iris/predict"
+    reply = server.post(path, ROWS)
+    return str(reply.json["model_version"] if reply.status == 200 else reply.status)
+
+
+def test_a_name_follows_its_champion(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str], copies: Path
+) -> None:
+    first, second = push("iris", "1.0.0"), push("iris", "1.1.0")
+    with Server(source(registry, blobs, "iris")) as server:
+        document = server.post("/v1/models/iris/predict", ROWS).json
+        assert (document["model_version"], document["model_digest"]) == ("1.0.0", first)
+        assert document["predictions"] == [0]
+        registry.set_alias("iris", "champion", "1.1.0", **WHO)
+        wait_until(lambda: version(server) == "1.1.0", "the new champion")
+        assert server.post("/v1/models/iris/predict", ROWS).json["model_digest"] == second
+        assert version(server, "champion") == "1.1.0"
+        wait_until(lambda: len(list(copies.iterdir())) == 1, "the old copy to be removed")
+    assert list(copies.iterdir()) == []
+
+
+def test_every_alias_of_a_followed_model_is_live(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str]
+) -> None:
+    push("iris", "1.0.0")
+    push("iris", "1.1.0")
+    with Server(source(registry, blobs, "iris")) as server:
+        assert version(server, "challenger") == "404"
+        registry.set_alias("iris", "challenger", "1.1.0", **WHO)
+        wait_until(lambda: version(server, "challenger") == "1.1.0", "the challenger")
+        assert (version(server), version(server, "1.1.0")) == ("1.0.0", "1.1.0")
+        registry.remove_alias("iris", "challenger", **WHO)
+        wait_until(lambda: version(server, "challenger") == "404", "the challenger to go")
+
+
+@pytest.mark.parametrize(("reference", "after"), [("iris@1.0.0", "1.0.0"), ("iris@blue", "1.1.0")])
+def test_a_version_stays_and_an_alias_is_followed(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str], reference: str, after: str
+) -> None:
+    push("iris", "1.0.0")
+    push("iris", "1.1.0")
+    registry.set_alias("iris", "blue", "1.0.0", **WHO)
+    with Server(source(registry, blobs, reference)) as server:
+        assert version(server) == "1.0.0"
+        registry.set_alias("iris", "champion", "1.1.0", **WHO)
+        registry.set_alias("iris", "blue", "1.1.0", **WHO)
+        wait_until(lambda: server.app._fleet._token == (registry.state_token(), 1), "the server to look")
+        assert version(server) == after
+
+
+def test_two_references_to_one_model_are_one_model_of_two_versions(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str]
+) -> None:
+    push("iris", "1.0.0")
+    push("iris", "1.1.0")
+    (wanted,) = source(registry, blobs, "iris@1.1.0", "iris").wanted()
+    assert wanted.default == "1.1.0"
+    assert sorted(release.version for release in wanted.releases) == ["1.0.0", "1.1.0"]
+    assert wanted.aliases == {"champion": "1.0.0"}
+
+
+def test_a_damaged_artifact_never_answers_and_the_old_version_goes_on(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str], tmp_path: Path, copies: Path
+) -> None:
+    push("iris", "1.0.0")
+    push("iris", "1.1.0")
+    with Server(source(registry, blobs, "iris")) as server:
+        (damaged,) = (
+            path for path in (tmp_path / "artifacts").rglob("*") if path.is_file() and path.read_bytes() == b"1.1.0"
+        )
+        damaged.chmod(0o600)
+        damaged.write_bytes(b"1.1.1")
+        registry.set_alias("iris", "champion", "1.1.0", **WHO)
+        state = wait_until(
+            lambda: {entry["version"]: entry for entry in server.post("/v2/repository/index", {}).json}.get("1.1.0"),
+            "the server to see the new champion",
+        )
+        wait_until(lambda: server.app._fleet._failures, "the load to fail")
+        state = server.post("/v2/repository/index", {}).json[0]
+        assert (state["version"], state["state"]) == ("1.1.0", "UNAVAILABLE")
+        assert state["reason"] not in ("", "loading")
+        assert (version(server), server.get("/health/ready").status) == ("1.0.0", 200)
+        assert len(list(copies.iterdir())) == 1, "the copy that could not be verified was left behind"
+
+
+def test_a_new_policy_is_enforced_without_a_restart(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str]
+) -> None:
+    push("iris", "1.0.0")
+    with Server(source(registry, blobs, "iris")) as server:
+        assert version(server) == "1.0.0"
+        registry.set_policy("iris", "1.0.0", [Constraint("sepal_length", maximum=5.0)], **WHO, expected_revision=1)
+        wait_until(lambda: version(server) == "400", "the policy")
+        assert server.post("/v1/models/iris/predict", ROWS).json["field"] == "sepal_length"
+
+
+def test_load_follows_another_model(registry: Registry, blobs: BlobStore, push: Callable[[str, str], str]) -> None:
+    push("iris", "1.0.0")
+    push("other", "3.0.0")
+    control = {"allow_model_control": True, "drain_delay": 0.0}
+    with Server(source(registry, blobs, "iris"), serving=control) as server:
+        assert server.post("/v1/models/other/predict", ROWS).status == 404
+        assert server.post("/v2/repository/models/other/load", {}).status == 200
+        assert server.post("/v1/models/other/predict", ROWS).json["model_version"] == "3.0.0"
+        assert server.post("/v2/repository/models/nobody/load", {}).status == 404
+
+
+def test_a_reference_to_nothing_is_refused_at_the_start(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str]
+) -> None:
+    push("iris", "1.0.0")
+    for reference in ("nobody", "iris@9.9.9", "iris@nothing"):
+        with pytest.raises(NotFound), Server(source(registry, blobs, reference)):
+            pass
+
+
+def test_the_token_changes_with_the_registry_and_with_what_is_followed(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str]
+) -> None:
+    push("iris", "1.0.0")
+    push("other", "1.0.0")
+    models = source(registry, blobs, "iris")
+    before = models.token()
+    assert models.token() == before
+    models.follow("other")
+    followed = models.token()
+    models.follow("other")
+    push("iris", "1.1.0")
+    assert len({before, followed, models.token()}) == 3
+    assert len(models.wanted()) == 2
+
+
+def test_a_failed_opening_removes_its_copy(registry: Registry, blobs: BlobStore, tmp_path: Path, copies: Path) -> None:
+    _, signature, *_ = forest()
+    folder = tmp_path / "rotten"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"no model")
+    digest = put_manifest(blobs, Manifest(store_folder(blobs, folder), signature, "onnx"))
+    registry.push("rotten", "1.0.0", digest, **WHO)
+    models = source(registry, blobs, "rotten")
+    (wanted,) = models.wanted()
+    with pytest.raises(CorruptArtifact):
+        models.open(wanted.releases[0], RuntimeOptions())
+    assert list(copies.iterdir()) == []
