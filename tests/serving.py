@@ -435,8 +435,8 @@ class Wire:
 
 
 class Process:
-    """``tests.serving`` as a program, for ``with``: models ``m`` (fast), ``later`` (awaited) and ``gated`` (a worker
-    thread that a row of ``BLOCKING`` keeps for ``PATIENCE`` seconds). ``wait=False``: without waiting for the models."""
+    """``tests.serving`` as a program, for ``with``: models ``m`` (fast), ``later`` (awaited) and ``gated`` (in a worker
+    thread, which a row of ``BLOCKING`` keeps for ``PATIENCE`` seconds). ``wait=False``: before they are loaded."""
 
     def __init__(self, wait: bool = True, **settings: Mapping[str, Any]) -> None:
         self.port = free_port()
@@ -481,7 +481,7 @@ def main(settings: str) -> None:
 
     configure("info", "text")
     shelf = Shelf().serve("m", score).serve("later", lambda: score(delay=0.5)).serve("gated", GatedRuntime)
-    if "KEELWAY_TESTS_SLOW_START" in os.environ:
+    if "SLOW_START" in os.environ:
         shelf.may_load.clear()
     App(load_settings(None, {}, json.loads(settings)), shelf).run(lambda url: print(url, flush=True))
 

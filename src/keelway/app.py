@@ -11,6 +11,8 @@ import contextlib
 import gc
 import ipaddress
 import logging
+import math
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -54,6 +56,9 @@ class App:
         self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock)
         self._fleet = Fleet(source, settings.runtime, settings.limits, self._publish, self._metrics, self._clock)
         self._draining = False
+        self._patience_ends = math.inf
+        self._forced = asyncio.Event()
+        self._abandoned = False
         self._server: uvicorn.Server | None = None
 
     def run(self, on_listening: Callable[[str], None] = lambda url: None) -> None:
@@ -63,7 +68,14 @@ class App:
         load."""
         import uvloop
 
-        uvloop.run(self.serve(on_listening))
+        async def serve() -> None:
+            await self.serve(on_listening)
+            if self._abandoned:
+                # A thread inside a model cannot be stopped, and the interpreter would wait for it.
+                logging.shutdown()
+                os._exit(1)
+
+        uvloop.run(serve())
 
     async def serve(self, on_listening: Callable[[str], None] = lambda url: None) -> None:
         """As ``run``, on the running loop."""
@@ -75,8 +87,8 @@ class App:
             asyncio.create_task(self._flush_forever()),
             asyncio.create_task(sweep_forever(server.server_state.connections, self._clock)),
         ]
-        try:
-            with self._signals():
+        with self._signals():
+            try:
                 # Listening before loading: probes get an answer, and it is "not ready" until the models are warm.
                 if await self._loaded_before(serving):
                     # What stands now stays: looking through it again and again would only delay requests.
@@ -85,15 +97,27 @@ class App:
                     background.append(asyncio.create_task(self._fleet.follow(self.settings.registry.poll_interval)))
                     on_listening(url)
                 await serving
-        finally:
-            server.should_exit = True
-            for task in background:
-                task.cancel()
-            await asyncio.gather(serving, *background, return_exceptions=True)
-            listener.close()
-            await self._fleet.close()
-            await self._flush()
-            self._sink.close()
+            finally:
+                server.should_exit = True
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(serving, *background, return_exceptions=True)
+                listener.close()
+                await self._close_models()
+                await self._flush()
+                self._sink.close()
+
+    async def _close_models(self) -> None:
+        """Wait for the last runs, but no longer than a drain may take, and not at all once told to stop again."""
+        closing = asyncio.create_task(self._fleet.close())
+        forced = asyncio.create_task(self._forced.wait())
+        left = self._patience_ends - self._clock.monotonic()
+        limit = max(1.0, min(left, self.settings.serving.drain_timeout))
+        await asyncio.wait((closing, forced), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        self._abandoned = not closing.done()
+        if self._abandoned:
+            log.error("stopping although a model is still running")
 
     async def _loaded_before(self, serving: asyncio.Task[None]) -> bool:
         """Load the models; false if the server was told to stop meanwhile. Raises why a model did not load."""
@@ -111,6 +135,7 @@ class App:
         if self._draining:
             return
         self._draining = True
+        self._patience_ends = self._clock.monotonic() + delay + self.settings.serving.drain_timeout
         log.info("draining")
         await asyncio.sleep(delay)
         if self._server is not None:
@@ -124,6 +149,7 @@ class App:
         def stop(delay: float) -> None:
             if self._draining and self._server is not None:
                 self._server.force_exit = True
+                self._forced.set()
             drains.add(loop.create_task(self.drain(delay)))
 
         try:

@@ -37,7 +37,8 @@ def test_help_loads_no_heavy_library() -> None:
         "from keelway.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'numpy', 'onnxruntime', 'sqlalchemy', 'pandas', 'starlette', 'uvicorn', 'rich'} & sys.modules.keys()\n"
+        "names = {'numpy', 'onnxruntime', 'sqlalchemy', 'pandas', 'starlette', 'uvicorn', 'rich'}\n"
+        "heavy = names & sys.modules.keys()\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

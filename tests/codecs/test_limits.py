@@ -95,6 +95,13 @@ def test_unbalanced_brackets_are_left_to_the_parser_unless_they_are_too_deep() -
     assert is_refused(b"[" * 99, 3)
 
 
+def test_two_million_brackets_are_judged_exactly() -> None:
+    # R3
+    body = (b"[" * 1000 + b"]" * 1000) * 1000
+    assert is_refused(body, 999)
+    assert not is_refused(body, 1000)
+
+
 JSON_LIKE = st.lists(
     st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"\\", b'\\"', b"\\\\", b"\\n", b"\\u0022", b"a", b",", b"\xff"]),
     max_size=60,
@@ -109,9 +116,8 @@ def test_any_bytes_are_judged_like_a_count_byte_by_byte(body: bytes, limit: int)
     depth, balanced = deepest(body)
     if balanced:
         assert is_refused(body, limit) == (depth > limit)
-    elif depth <= limit:
-        # A body that is no JSON is refused either way.
-        assert not is_refused(body, limit) or not is_json(body)
+    elif is_refused(body, limit):
+        assert not is_json(body)  # which is refused either way
 
 
 DOCUMENTS = st.recursive(

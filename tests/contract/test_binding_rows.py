@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keelway.contract import binding
+from keelway.contract import binding, values
 from keelway.contract.binding import Binding
 from keelway.contract.signature import Feature, ModelSignature, pack, validate_signature
 from keelway.errors import InvalidInput, PayloadTooLarge
@@ -220,6 +220,17 @@ def test_rows_that_differ_in_an_open_axis_cannot_share_a_run() -> None:
     assert refusal(word, [[1, 2, 3], [4]]).message == "'word' differs in shape between rows of one request"
 
 
+def test_plain_rows_make_one_array_per_input_and_none_per_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Z1: an array for each value made a row of 30 features with one text cost 250 microseconds instead of 14.
+    made = []
+    real = values.to_array
+    monkeypatch.setattr(values, "to_array", lambda *args: made.append("value") or real(*args))
+    monkeypatch.setattr(binding, "to_array", lambda *args: made.append("input") or real(*args))
+    row = {"age": 41, "city": "Bonn", "owner": True, "count": 2, "pair": [1, 2.5]}
+    bind(ModelSignature(MIXED_FEATURES[:4], pack(MIXED_FEATURES[:4]), (OUTPUT,)), [list(row.values())[:4]] * 20)
+    assert made == ["input"] * 4
+
+
 def unbatched(feature: Feature, shape: tuple[int, ...]) -> ModelSignature:
     return ModelSignature((feature,), (TensorSpec(feature.name, feature.datatype, shape),), (OUTPUT,))
 
@@ -287,16 +298,16 @@ def naive_row(features: Sequence[Feature], row: Any) -> list[Any]:
     return [naive_value(feature, value) for feature, value in zip(features, row, strict=True)]
 
 
-FEATURES = st.lists(
-    st.sampled_from(
-        [
-            ("FP32", True, ()), ("FP32", False, ()), ("FP32", False, ()), ("FP64", False, ()), ("FP64", True, ()),
-            ("INT64", False, ()), ("BOOL", False, ()), ("BYTES", True, ()), ("BYTES", False, ()), ("FP32", False, (2,)),
-        ]
-    ),
-    min_size=1,
-    max_size=5,
-).map(lambda kinds: [Feature(f"f{position}", *kind) for position, kind in enumerate(kinds)])  # fmt: skip
+def features_of(kinds: Sequence[tuple[Any, ...]]) -> st.SearchStrategy[list[Feature]]:
+    return st.lists(st.sampled_from(kinds), min_size=1, max_size=5).map(
+        lambda chosen: [Feature(f"f{position}", *kind) for position, kind in enumerate(chosen)]
+    )
+
+
+FP32, FP64 = [("FP32",), ("FP32", True)], [("FP64",), ("FP64", True)]
+OTHERS = [("INT64",), ("BOOL",), ("BYTES",), ("BYTES", True), ("FP32", False, (2,))]
+# Models of numbers alone have a way of their own.
+FEATURES = st.one_of(features_of(FP32), features_of(FP64), features_of([*FP32, *FP64, *OTHERS]))
 PLAIN = {
     "FP32": st.floats(-1e6, 1e6) | st.integers(-(2**70), 2**70),
     "FP64": st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70),
@@ -315,7 +326,7 @@ def values_of(feature: Feature, odd: int) -> st.SearchStrategy[Any]:
 
 @st.composite
 def rows_for(draw: st.DrawFn, features: Sequence[Feature]) -> Any:
-    odd = draw(st.sampled_from([0, 0, 0, 3]))
+    odd = draw(st.sampled_from([0, 0, 3]))
     values = [draw(values_of(feature, odd)) for feature in features]
     if draw(st.booleans()):
         return values if draw(st.integers(0, 9)) else values[:-1]
@@ -327,6 +338,7 @@ def rows_for(draw: st.DrawFn, features: Sequence[Feature]) -> Any:
     return row
 
 
+@settings(max_examples=500)
 @given(st.data())
 def test_random_rows_bind_to_what_a_slow_and_simple_reading_gives(data: st.DataObject) -> None:
     # R2 V1

@@ -155,3 +155,15 @@ def test_the_operators_side_of_a_runtime() -> None:
 
 def test_the_cpus_are_those_this_process_may_use() -> None:
     assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_a_model_of_one_text_a_row_is_loaded_and_shown_with_an_example() -> None:
+    signature = ModelSignature(
+        (Feature("text", "BYTES"), Feature("count", "INT64")),
+        (TensorSpec("text", "BYTES", (-1,)), TensorSpec("count", "INT64", (-1, 1))),
+        (TensorSpec("y", "FP32", (-1,)),),
+    )
+    runtime = FakeRuntime(signature.inputs, signature.outputs, lambda inputs: {"y": np.zeros(1, np.float32)})
+    loaded = load(Item(lambda: runtime, signature))
+    assert loaded.served.metadata["example"] == {"text": "", "count": 0}
+    loaded.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.datasets import make_classification
+from threadpoolctl import threadpool_limits
 
 from keelway.publish import child, exchange, sklearn_file
 from keelway.publish.push import prepare
@@ -23,6 +24,13 @@ def in_this_process(workspace: Path, limit: float = 0.0) -> None:
     """What ``run_apart`` does, without a process: the models of these tests are made by them."""
     if child.main(workspace):
         raise exchange.error_of(exchange.read(workspace, exchange.FAILURE, exchange.Failure))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """As in the child: several threads would fight with the other workers of a test run."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture

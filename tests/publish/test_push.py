@@ -19,6 +19,7 @@ import skops.io
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -202,6 +203,18 @@ def test_what_is_kept_is_not_rounded_and_says_which_types_it_needs(push: Push, t
     assert set(prepared.report.untrusted_types) == set(
         skops.io.get_untrusted_types(file=prepared.folder / "model.skops")
     )
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_of_documents_takes_one_column_of_text(push: Push) -> None:
+    sample = pd.DataFrame({"text": ["good day", "bad day", "good night", "bad night"] * 10})
+    estimator = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(sample["text"], [1, 0] * 20)
+    prepared = push(estimator, sample)
+    assert prepared.runtime == "skops"
+    assert prepared.options["given"] == "series"
+    assert prepared.report.labels_equal == 1.0
+    with pytest.raises(InvalidInput, match="takes one column of text, the sample has 2"):
+        push(estimator, sample.assign(more=1))
 
 
 @pytest.mark.usefixtures("quick")

@@ -84,7 +84,7 @@ def test_an_estimator_fitted_on_bare_arrays_gets_one(tmp_path: Path, frame: pd.D
     x = frame[["age", "score"]].to_numpy(np.float64)
     estimator = LinearRegression().fit(x, x[:, 1])
     columns = (SkopsColumn("age", "int64"), SkopsColumn("score", "float64"))
-    options = SkopsOptions(columns, (NUMBERS,), (TensorSpec("prediction", "FP64", (-1,)),), named=False)
+    options = SkopsOptions(columns, (NUMBERS,), (TensorSpec("prediction", "FP64", (-1,)),), given="array")
     answered = opened(tmp_path, estimator, options).run({"input_fp64": x}, ["prediction"])[0]
     assert np.array_equal(answered, estimator.predict(x))
 
@@ -94,7 +94,7 @@ def test_one_score_a_row_has_an_axis_of_its_own(tmp_path: Path, frame: pd.DataFr
     estimator = LinearSVC().fit(x, x[:, 1] > 0)
     columns = (SkopsColumn("age", "int64"), SkopsColumn("score", "float64"))
     outputs = (TensorSpec("label", "BOOL", (-1,)), TensorSpec("scores", "FP64", (-1, 1)))
-    runtime = opened(tmp_path, estimator, SkopsOptions(columns, (NUMBERS,), outputs, named=False))
+    runtime = opened(tmp_path, estimator, SkopsOptions(columns, (NUMBERS,), outputs, given="array"))
     label, scores = runtime.run({"input_fp64": x}, ["label", "scores"])
     assert (label.dtype, scores.shape) == (np.dtype(bool), (60, 1))
 

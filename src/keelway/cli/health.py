@@ -1,4 +1,4 @@
-"""``keelway health``: is a server ready? For people, container health checks and scripts: the exit code is the answer."""
+"""``keelway health``: is a server ready? For people, health checks of containers, scripts: the exit code says it."""
 
 from __future__ import annotations
 

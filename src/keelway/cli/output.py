@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, progress and errors on standard error, JSON where it was asked for."""
+"""What commands print: results on standard output, progress and errors on standard error, JSON where asked for."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def read_rows(source: str) -> list[Any]:
 
         frame = read_sample(path)
         return [
-            {name: None if value != value else value for name, value in row.items()}  # noqa: PLR0124 - NaN
+            {name: None if value != value else value for name, value in row.items()}
             for row in frame.astype(object).where(frame.notna(), None).to_dict("records")
         ]
     try:

@@ -46,6 +46,11 @@ class Binding:
         self._names = tuple(self._features)
         # What a tensor of a request may be called, each once and in order.
         self._places = dict.fromkeys((*self._inputs, *(name for spec in signature.inputs for name in spec.columns)))
+        # Where the values of each input stand in a row.
+        order = {name: position for position, name in enumerate(self._names)}
+        self._positions = {
+            spec.name: [order[name] for name in spec.columns or (spec.name,)] for spec in signature.inputs
+        }
         self._batched = signature.batched
         self._max_rows = max_rows
         # Every input is a matrix of numbers: a row is then one tuple, and rows become an array in one call.
@@ -206,19 +211,18 @@ class Binding:
         return [_value(feature, value) for feature, value in zip(self._features.values(), values, strict=True)]
 
     def _assemble(self, rows: Sequence[Sequence[Any]]) -> dict[str, Array]:
-        columns = dict(zip(self._names, zip(*rows, strict=True), strict=True))
+        """One array per input, made in one call each, of rows whose values have all been checked."""
         inputs: dict[str, Array] = {}
         for spec in self._inputs.values():
+            places = self._positions[spec.name]
+            values = [row[place] for row in rows for place in places]
             if spec.columns:
-                parts = [to_array(columns[column], spec.datatype, column) for column in spec.columns]
-                inputs[spec.name] = np.stack(parts, axis=1)
+                inputs[spec.name] = to_array(values, spec.datatype, spec.name).reshape(len(rows), -1)
+            elif self._features[spec.name].shape:
+                array = _stacked(values, spec.name)
+                inputs[spec.name] = array if self._batched else array[0]
             else:
-                values = columns[spec.name]
-                if self._features[spec.name].shape:
-                    array = _stacked(values, spec.name)
-                    inputs[spec.name] = array if self._batched else array[0]
-                else:
-                    inputs[spec.name] = to_array(values, spec.datatype, spec.name).reshape(spec.shape)
+                inputs[spec.name] = to_array(values, spec.datatype, spec.name).reshape(spec.shape)
         return inputs
 
     # Columns

@@ -37,6 +37,22 @@ _WORDS = {
 _EXPECTED = {"BOOL": "a boolean", "BYTES": "text"}
 
 
+def _plain(datatype: str) -> tuple[frozenset[type], Any, Any]:
+    """The types and the range of values that fit ``datatype`` at a glance; what is outside is looked at closely."""
+    dtype = NUMPY_DTYPES[datatype]
+    if dtype.kind == "O":
+        return frozenset({str, bytes}), None, None
+    if dtype.kind == "b":
+        return _BOOLEANS, None, None
+    if dtype.kind == "f":
+        largest = float(np.finfo(dtype).max)
+        return _NUMBERS, -largest, largest
+    return _INTEGERS, int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+
+
+_PLAIN = {datatype: _plain(datatype) for datatype in NUMPY_DTYPES}
+
+
 def numpy_dtype(datatype: str, field: str) -> np.dtype[Any]:
     """The dtype of an Open Inference Protocol datatype. ``InvalidInput`` naming ``field`` if there is none."""
     dtype = NUMPY_DTYPES.get(datatype)
@@ -103,6 +119,9 @@ def describe(value: Any) -> str:
 
 def check_scalar(value: Any, datatype: str, nullable: bool, field: str) -> None:
     """Check one value of a row. Raises ``InvalidInput`` naming ``field`` and both kinds, never the value."""
+    kinds, low, high = _PLAIN[datatype]
+    if type(value) in kinds and (low is None or low <= value <= high):
+        return
     if value is None:
         if not nullable:
             raise InvalidInput(f"{field!r} is missing and may not be", field=field)

@@ -107,14 +107,11 @@ class LimitedProtocol(HttpToolsProtocol):
                 raise ValueError("this is no proxy")
             return
         super().on_headers_complete()
+        # The request has its list of headers; what comes behind the body are trailers, which nobody here asked for.
+        self.headers = []
         self._body_since = self._now()
         if self._closing_soon:
             self.cycle.keep_alive = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # Behind a body they are trailers, which nobody here has asked for.
-        if self._body_since is None:
-            super().on_header(name, value)
 
     def on_chunk_header(self) -> None:
         # After the last chunk come trailers, and the parser does not say which chunk is the last.

@@ -135,7 +135,9 @@ def example_row(signature: ModelSignature, inputs: Mapping[str, Array]) -> dict[
     """The row of ``inputs`` as JSON values by feature name, for the example of the documentation page."""
     row: dict[str, Any] = {}
     for spec in signature.inputs:
-        array = inputs[spec.name][0] if signature.batched else inputs[spec.name]
+        array = inputs[spec.name]
+        if signature.batched:
+            array = array.reshape(array.shape[1:])  # not [0], which makes a bare str of one text
         if spec.columns:
             row |= zip(spec.columns, map(_readable, array.tolist()), strict=True)
         else:

@@ -43,7 +43,8 @@ class JsonFormatter(_DiscreetFormatter):
 
 
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
-    """Send the logs of keelway and uvicorn to ``stream`` (standard error). ``form`` is ``json``, ``text`` or ``auto``."""
+    """Send the logs of keelway and uvicorn to ``stream`` (standard error). ``form`` is ``json``, ``text`` or ``auto``:
+    text on a terminal, else JSON."""
     stream = stream or sys.stderr
     as_json = form == "json" or (form == "auto" and not stream.isatty())
     handler = logging.StreamHandler(stream)

@@ -50,11 +50,11 @@ ATTEMPTS: Final[tuple[tuple[str, Door, Number], ...]] = (
 def ask_estimator(request: EstimatorRequest, folder: Path) -> EstimatorResult:
     """Open, ask, convert; leave the rows, the original's answers and the candidates in ``folder``."""
     estimator, saved_with = open_estimator(Path(request.file), request.format, request.trusted_types)
-    columns, named = feature_columns(estimator, tuple(feature.name for feature in request.features))
+    columns, given = feature_columns(estimator, tuple(feature.name for feature in request.features))
     known = {feature.name: feature for feature in request.features}
     features = tuple(known[column] for column in columns)
     sample = _ordered(Rows.load(folder / exchange.SAMPLE), columns)
-    original = Original(estimator, columns)
+    original = Original(estimator, columns, given)
     labels = _labels(original)
     kinds, rows, answered = _proof_rows(original, sample, features)
     rows.save(folder / exchange.ROWS)
@@ -72,7 +72,7 @@ def ask_estimator(request: EstimatorRequest, folder: Path) -> EstimatorResult:
         estimator=describe(estimator),
         columns=columns,
         dtypes=tuple(sample.dtypes[column] for column in columns),
-        named=named,
+        given=given,
         task=_TASKS[translate.kind_of(estimator)],
         labels=labels,
         probabilities=original.has_probabilities,
@@ -193,7 +193,7 @@ def skops_options(
     result: EstimatorResult, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> SkopsOptions:
     columns = tuple(SkopsColumn(name, dtype) for name, dtype in zip(result.columns, result.dtypes, strict=True))
-    return SkopsOptions(columns, inputs, outputs, result.named)
+    return SkopsOptions(columns, inputs, outputs, result.given)
 
 
 def _skops_outputs(result: EstimatorResult, original: Answers) -> tuple[TensorSpec, ...]:

@@ -15,6 +15,7 @@ from keelway import errors
 from keelway.contract.signature import Feature
 from keelway.errors import CorruptArtifact, KeelwayError
 from keelway.publish.proof import Comparison
+from keelway.runtimes.skops import Given
 from keelway.types import TensorSpec
 
 REQUEST: Final = "request.json"
@@ -61,14 +62,16 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class EstimatorResult(msgspec.Struct, frozen=True):
-    """``columns`` are the features in the model's order, ``named`` whether it was fitted on names. ``kinds`` counts the
-    rows of ``ROWS`` by kind, in order. ``kept`` compares the model with itself as a skops file (``SKOPS``), where that
-    was written; ``kept_outputs`` are what it answers then."""
+    """``columns`` are the features in the model's order, and ``given`` says in which form it takes them.
+
+    ``kinds`` counts the rows of ``ROWS`` by kind, in order. ``kept`` compares the model with itself as a skops file
+    (``SKOPS``), where that was written; ``kept_outputs`` are what it answers then.
+    """
 
     estimator: str
     columns: tuple[str, ...]
     dtypes: tuple[str, ...]
-    named: bool
+    given: Given
     task: Literal["classification", "regression", "other"]
     labels: tuple[str | int | float | bool, ...]
     probabilities: bool
@@ -119,7 +122,7 @@ def answer_file(folder: Path, name: str) -> Path:
     except OSError:
         plain = False
     if not plain:
-        raise CorruptArtifact("the process that opened the file left no answer", hint="try again; see docs/publish.md")
+        raise CorruptArtifact("the process that opened the file left no answer", hint="try again")
     return path
 
 

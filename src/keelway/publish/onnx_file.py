@@ -7,7 +7,7 @@ is served. ``push.py`` and ``sklearn_file.py`` call it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -213,7 +213,11 @@ def _tried(runtime: OnnxRuntime, signature: ModelSignature, rows: Rows | None) -
     _run(runtime, one, names, "the model fails on a row of the sample", "check the order and meaning of its columns")
     if signature.batched:
         hint = "export it with a free batch axis all the way through, or with a batch of 1"
-        _run(runtime, given, names, "the model says that it takes any number of rows, and fails on several", hint)
+        several = "the model says that it takes any number of rows, and fails on several"
+        answered = _run(runtime, given, names, several, hint)
+        rows_given = len(next(iter(given.values())))
+        if any(len(array) != rows_given for array in answered):
+            raise InvalidInput(several, field="sample", hint=hint)
     return micros(lambda: runtime.run(one, names))
 
 
@@ -227,9 +231,9 @@ def _given(signature: ModelSignature, rows: Rows) -> dict[str, Array]:
     return given
 
 
-def _run(runtime: OnnxRuntime, given: dict[str, Array], names: list[str], message: str, hint: str) -> None:
+def _run(runtime: OnnxRuntime, given: dict[str, Array], names: list[str], message: str, hint: str) -> Sequence[Array]:
     try:
-        runtime.run(given, names)
+        return runtime.run(given, names)
     except Exception as error:
         raise InvalidInput(message, field="sample", hint=hint) from error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from keelway.errors import CorruptArtifact, FailedPrecondition, InvalidInput
-from keelway.runtimes.skops import load_estimator
+from keelway.runtimes.skops import Given, load_estimator
 
 _EXPORT = "export it to ONNX with the library that made it and push that"
 
@@ -90,12 +90,19 @@ def describe(estimator: Any) -> str:
     return type(estimator).__name__ + (f"({', '.join(names)})" if names else "")
 
 
-def feature_columns(estimator: Any, sample: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
-    """The model's features in its own order, as columns of the sample, and whether it knows them by name.
+def feature_columns(estimator: Any, sample: tuple[str, ...]) -> tuple[tuple[str, ...], Given]:
+    """The model's features in its own order, as columns of the sample, and in which form it takes them.
 
     Raises ``InvalidInput`` naming columns that are missing or too many.
     """
     names = getattr(estimator, "feature_names_in_", None)
+    if names is None and _takes_documents(estimator):
+        if len(sample) != 1:
+            raise InvalidInput(
+                f"the model takes one column of text, the sample has {len(sample)} columns",
+                hint="give that column alone; --target names the column that is predicted",
+            )
+        return sample, "series"
     if names is None:
         count = getattr(estimator, "n_features_in_", len(sample))
         if count != len(sample):
@@ -103,7 +110,7 @@ def feature_columns(estimator: Any, sample: tuple[str, ...]) -> tuple[tuple[str,
                 f"the model takes {count} columns, the sample has {len(sample)}",
                 hint="give exactly its features, in its order; --target names the column that is predicted",
             )
-        return sample, False
+        return sample, "array"
     columns = tuple(str(name) for name in names)
     missing = [name for name in columns if name not in sample]
     extra = [name for name in sample if name not in columns]
@@ -119,7 +126,19 @@ def feature_columns(estimator: Any, sample: tuple[str, ...]) -> tuple[tuple[str,
             field=extra[0],
             hint=f"say --target {extra[0]} if it is what is predicted" if len(extra) == 1 else "leave them out",
         )
-    return columns, True
+    return columns, "frame"
+
+
+def _takes_documents(estimator: Any) -> bool:
+    """Whether the model reads texts one by one, as a pipeline does that begins with a vectorizer."""
+    from sklearn.utils import get_tags
+
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[0][1]
+    if not hasattr(estimator, "__sklearn_tags__"):  # "passthrough"
+        return False
+    tags = get_tags(estimator).input_tags
+    return bool(tags.string and not tags.two_d_array)
 
 
 def _listed(names: list[str]) -> str:

@@ -18,6 +18,7 @@ from keelway.errors import InvalidInput
 from keelway.publish.answers import Answers
 from keelway.publish.perturb import Nodes
 from keelway.publish.rows import Rows
+from keelway.runtimes.skops import Given, in_form
 from keelway.types import Array
 
 if TYPE_CHECKING:
@@ -30,16 +31,16 @@ _SEARCH_CALLS: Final = 32
 
 
 class Original:
-    """A fitted scikit-learn estimator. ``columns`` are its features in its own order."""
+    """A fitted scikit-learn estimator. ``columns`` are its features in its own order, ``given`` the form it takes."""
 
-    def __init__(self, estimator: Any, columns: tuple[str, ...]) -> None:
+    def __init__(self, estimator: Any, columns: tuple[str, ...], given: Given = "frame") -> None:
         from sklearn.base import is_classifier
 
         self.estimator = estimator
         self.columns = columns
         self.is_classifier = is_classifier(estimator) and hasattr(estimator, "classes_")
         self.has_probabilities = self.is_classifier and hasattr(estimator, "predict_proba")
-        self._names = hasattr(estimator, "feature_names_in_")
+        self._given = given
         scores = "predict_proba" if self.has_probabilities else "decision_function"
         self._scores = getattr(estimator, scores, None) if self.is_classifier else None
         run_alone(estimator)
@@ -82,9 +83,8 @@ class Original:
             return ask(given)
 
     def given(self, frame: pd.DataFrame) -> Any:
-        """``frame`` as the estimator was fitted: by name, or as a bare array of its columns."""
-        chosen = frame[list(self.columns)]
-        return chosen if self._names else chosen.to_numpy()
+        """The rows of ``frame`` in the form the estimator was fitted on."""
+        return in_form(frame[list(self.columns)], self._given)
 
     def _labels(self, frame: pd.DataFrame) -> Array:
         return np.asarray(self.estimator.predict(self.given(frame)))
@@ -155,7 +155,10 @@ def _where_accepted(
         start, stop = pending.popleft()
         try:
             with _quiet():
-                found[start] = ask(frame.iloc[start:stop])
+                part = ask(frame.iloc[start:stop])
+            if len(part) != stop - start:
+                raise InvalidInput("the model does not answer one value for each row")
+            found[start] = part
         except Exception:  # noqa: BLE001 - the model's own code may raise anything for a row it does not like
             if stop - start > 1:
                 middle = (start + stop) // 2

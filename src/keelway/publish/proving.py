@@ -6,7 +6,6 @@ the parent's verdict counts.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -14,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from keelway.clock import SystemClock
 from keelway.ports import RuntimeOptions
 from keelway.publish.answers import Answers, joined
 from keelway.publish.proof import Comparison, compare
@@ -65,13 +65,13 @@ def ask(runtime: OnnxRuntime | SkopsRuntime, inputs: dict[str, Array]) -> Answer
     )
 
 
-def micros(call: Callable[[], object], seconds: float = 0.1) -> float:
+def micros(call: Callable[[], object], seconds: float = 0.1, now: Callable[[], float] = SystemClock.monotonic) -> float:
     """Median microseconds of ``call``, over at least five calls and about ``seconds``."""
     call()
     times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < 5 or time.perf_counter() - began < seconds:
-        start = time.perf_counter()
+    began = now()
+    while len(times) < 5 or now() - began < seconds:
+        start = now()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(now() - start)
     return median(times) * 1e6

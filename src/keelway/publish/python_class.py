@@ -177,7 +177,7 @@ def _answer(model: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
     except Exception as error:
         raise ModelFailed(
             f"the class raised {type(error).__name__} on the sample",
-            hint="its inputs are the packed tensors that `keelway push` describes in docs; try it on one row",
+            hint="its inputs are arrays of shape (rows, columns), one for numbers, one for text, one for booleans",
         ) from error
 
 

@@ -61,8 +61,8 @@ class OnnxRuntime:
             ) from None
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
-        # The public ``run`` looks at names and providers anew on each call, a sixth of a small model's time; binding has
-        # done so. Its inner session is not promised to stay, hence the way back.
+        # The public ``run`` looks at names and providers anew on each call, a sixth of a small model's time; binding
+        # has done so. Its inner session is not promised to stay, hence the way back.
         inner = getattr(self._session, "_sess", None)
         self._run = self._session.run if inner is None else inner.run
         self._text_inputs = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]

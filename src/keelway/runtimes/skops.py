@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -20,7 +20,14 @@ from keelway.errors import CorruptArtifact, FailedPrecondition, UntrustedArtifac
 from keelway.ports import MemberLoader, RuntimeOptions
 from keelway.types import NUMPY_DTYPES, Array, TensorSpec
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 log = logging.getLogger("keelway.runtimes")
+
+
+#: How an estimator takes its columns: by name, as a bare array, or, one column alone, as a series of texts.
+Given = Literal["frame", "array", "series"]
 
 
 class SkopsColumn(msgspec.Struct, frozen=True):
@@ -31,15 +38,12 @@ class SkopsColumn(msgspec.Struct, frozen=True):
 
 
 class SkopsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The manifest options. ``outputs`` are ``label``, ``probabilities``, ``scores`` or ``prediction``, with shapes.
-
-    ``named`` says that the estimator takes a data frame; otherwise it gets a bare array of the columns.
-    """
+    """The manifest options. ``outputs`` are ``label``, ``probabilities``, ``scores`` or ``prediction``, with shapes."""
 
     columns: tuple[SkopsColumn, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    named: bool = True
+    given: Given = "frame"
     file: str = "model.skops"
 
 
@@ -81,7 +85,7 @@ class SkopsRuntime:
         frame = pd.DataFrame(
             {column.name: _column(self._values(inputs, column.name), column.dtype) for column in self._options.columns}
         )
-        return frame if self._options.named else frame.to_numpy()
+        return in_form(frame, self._options.given)
 
     def _values(self, inputs: Mapping[str, Array], column: str) -> Array:
         tensor, position = self._places[column]
@@ -152,6 +156,13 @@ def load_estimator(path: Path, trusted: frozenset[str]) -> Any:
     for warning in raised:
         log.warning("loading %s raised %s", path.name, warning.category.__name__)
     return estimator
+
+
+def in_form(frame: pd.DataFrame, given: Given) -> Any:
+    """``frame``, whose columns are the estimator's in its order, in the form that the estimator takes."""
+    if given == "frame":
+        return frame
+    return frame.to_numpy() if given == "array" else frame.iloc[:, 0]
 
 
 def _column(values: Array, dtype: str) -> Any:

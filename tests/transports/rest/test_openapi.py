@@ -1,152 +1,303 @@
-"""The OpenAPI document: complete, consistent, and its examples are requests that the models accept. # R4"""
+"""The OpenAPI document is true: its references resolve, its examples are answered, replies are as described. # R4"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from tests.serving import ROW, Item, Reply, Server, Shelf, ask, forest_item, score
 
-from keelway.codecs.json import OpenInferenceCodec
-from keelway.codecs.rows import RowCodec
-from keelway.contract.binding import Binding
-from keelway.contract.constraints import Policy
-from keelway.contract.signature import Feature, ModelSignature, pack, validate_signature
-from keelway.guard.validation import Validator
-from keelway.routing.snapshot import ServedModel, ServedVersion
+from keelway.contract.signature import Feature, ModelSignature
 from keelway.testing import FakeRuntime
-from keelway.transports.rest.openapi import EXAMPLE_LIMIT, openapi_document
-from keelway.transports.rest.service import Service
 from keelway.types import NUMPY_DTYPES, TensorSpec
 
-SCORE = (TensorSpec("score", "FP32", (-1,)),)
-FEATURES = (Feature("age", "FP32", nullable=True), Feature("country", "BYTES"), Feature("prices", "FP64", False, (3,)))
-LEADS = ModelSignature(FEATURES, pack(FEATURES), SCORE)
+DATATYPES = list(NUMPY_DTYPES)
+EVERYTHING = ModelSignature(
+    features=(
+        *(Feature(f"a_{datatype.lower()}", datatype) for datatype in DATATYPES),
+        Feature("perhaps", "FP32", nullable=True),
+        Feature("vector", "FP64", shape=(3,)),
+        Feature("image", "UINT8", shape=(2, 2, 3)),
+        Feature("words", "BYTES", shape=(-1,)),
+    ),
+    inputs=(
+        *(TensorSpec(f"a_{datatype.lower()}", datatype, (-1, 1)) for datatype in DATATYPES if datatype != "FP32"),
+        TensorSpec("packed", "FP32", (-1, 2), ("a_fp32", "perhaps")),
+        TensorSpec("vector", "FP64", (-1, 3)),
+        TensorSpec("image", "UINT8", (-1, 2, 2, 3)),
+        TensorSpec("words", "BYTES", (-1, -1)),
+    ),
+    outputs=(TensorSpec("y", "FP32", (-1,)), TensorSpec("z", "BYTES", (-1, 2))),
+)
 
 
-def served(signature: ModelSignature, name: str = "m", **metadata: Any) -> ServedVersion:
-    runtime = FakeRuntime(signature.inputs, signature.outputs, lambda inputs: {})
-    validator = Validator(signature, Policy(), None)
-    about = {"runtime": "onnx", **metadata}
-    binding = Binding(signature, 10)
-    return ServedVersion(name, "1.0.0", "sha256:0", 1, signature, binding, validator, runtime, None, about)
+def everything() -> FakeRuntime:
+    def answer(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        rows = len(inputs["packed"])
+        return {"y": np.zeros(rows, np.float32), "z": np.array([["a", "b"]] * rows, dtype=object)}
+
+    return FakeRuntime(EVERYTHING.inputs, EVERYTHING.outputs, answer)
 
 
-def document(*versions: ServedVersion) -> dict[str, Any]:
-    models = [ServedModel(v.name, {v.version: v}, v.version, {"champion": v.version}) for v in versions]
-    # What a caller gets, keys and all.
-    return orjson.loads(orjson.dumps(openapi_document(models)))  # type: ignore[no-any-return]
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    shelf = Shelf().put("iris", "1.0.0", forest_item()).put("iris", "2.0.0", forest_item())
+    shelf.want("iris", "1.0.0", "2.0.0", aliases={"champion": "1.0.0"})
+    # Names made to collide with others: of operations, of schemas, of the server itself.
+    for name in ("m", "server", "version_m", "m_version", "predict", "problem"):
+        shelf.serve(name, score)
+    shelf.put("everything", "1.0.0", Item(everything, EVERYTHING)).want("everything", "1.0.0")
+    with Server(shelf, serving={"allow_model_control": True, "drain_delay": 0.0}) as running:
+        yield running
 
 
-def operations(described: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for path, item in described["paths"].items():
-        for method in ("get", "post"):
-            if method in item:
-                yield path, method, item[method]
+@pytest.fixture(scope="module")
+def document(server: Server) -> dict[str, Any]:
+    reply = server.get("/openapi.json")
+    assert reply.headers["content-type"] == "application/json"
+    return reply.json  # type: ignore[no-any-return]
 
 
-def example(described: Mapping[str, Any], path: str) -> Any:
-    return described["paths"][path]["post"]["requestBody"]["content"]["application/json"].get("example")
+METHODS = frozenset({"get", "post", "put", "delete", "patch", "head", "options", "trace"})
 
 
-def references(node: Any) -> Iterator[str]:
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], list[dict[str, Any]]]]:
+    """Path, method, operation and its parameters, those of the path among them."""
+    for path, item in document["paths"].items():
+        for method in METHODS & item.keys():
+            yield path, method, item[method], [*item.get("parameters", []), *item[method].get("parameters", [])]
+
+
+def resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        target: Any = document
+        for key in node["$ref"].removeprefix("#/").split("/"):
+            target = target[key.replace("~1", "/").replace("~0", "~")]
+        node = target
+    return node
+
+
+def nodes(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
-        if "$ref" in node:
-            yield node["$ref"]
-        for inner in node.values():
-            yield from references(inner)
-    elif isinstance(node, list):
-        for inner in node:
-            yield from references(inner)
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from nodes(child)
 
 
-def test_every_route_of_the_server_is_described() -> None:
-    nothing: Any = None  # the routes do not depend on what the service is given
-    service = Service(nothing, nothing, nothing, allow_model_control=False, draining=lambda: False)
-    paths = [(method.upper(), path) for path, method, _ in operations(document(served(LEADS)))]
-    described = {(method, path.replace("/models/m", "/models/{model}")) for method, path in paths}
-    routes = {(method, route.path) for route in service.application.routes for method in route.methods - {"HEAD"}}  # type: ignore[attr-defined]
-    assert routes - described == {("GET", "/"), ("GET", "/docs")}  # pages for people
+def test_it_has_what_openapi_3_1_requires(document: dict[str, Any]) -> None:
+    assert re.fullmatch(r"3\.1\.\d+", document["openapi"])
+    assert document.keys() <= {"openapi", "info", "servers", "paths", "components", "tags", "jsonSchemaDialect"}
+    assert document["info"].keys() >= {"title", "version"}
+    for path, item in document["paths"].items():
+        assert path.startswith("/")
+        assert item.keys() <= METHODS | {"parameters", "summary", "description", "servers", "$ref"}
+    for path, method, operation, parameters in operations(document):
+        where = f"{method} {path}"
+        assert operation["responses"], where
+        assert all(re.fullmatch(r"[1-5]\d\d|default", status) for status in operation["responses"]), where
+        for response in operation["responses"].values():
+            assert resolve(document, response)["description"], where
+        resolved = [resolve(document, parameter) for parameter in parameters]
+        assert all({"name", "in"} <= parameter.keys() for parameter in resolved), where
+        in_path = {parameter["name"] for parameter in resolved if parameter["in"] == "path" and parameter["required"]}
+        assert in_path == set(re.findall(r"{(\w+)}", path)), where
+        assert "requestBody" not in operation or method == "post", where
 
 
-def test_every_reference_resolves() -> None:
-    described = document(served(LEADS), served(LEADS, "n"))
-    for reference in set(references(described)):
-        node: Any = described
-        for step in reference.removeprefix("#/").split("/"):
-            node = node[step]
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    references = [node for node in nodes(document) if "$ref" in node]
+    assert references
+    for reference in references:
+        assert reference.keys() == {"$ref"}
+        assert resolve(document, reference)
 
 
-def test_no_two_operations_have_one_name_even_if_models_are_called_like_them() -> None:
-    names = ("m", "version_m", "server", "predict")
-    ids = [
-        operation["operationId"] for _, _, operation in operations(document(*(served(LEADS, name) for name in names)))
-    ]
-    assert len(set(ids)) == len(ids)
+def test_nothing_is_described_that_nothing_refers_to(document: dict[str, Any]) -> None:
+    used = {node["$ref"] for node in nodes(document) if "$ref" in node}
+    for kind in ("responses", "parameters", "schemas"):
+        unused = {name for name in document["components"][kind] if f"#/components/{kind}/{name}" not in used}
+        assert kind == "responses" or not unused, kind
 
 
-def test_a_path_parameter_is_declared_wherever_it_stands_in_a_path() -> None:
-    described = document(served(LEADS))
-    for path, _, operation in operations(described):
-        declared = [*described["paths"][path].get("parameters", ()), *operation.get("parameters", ())]
-        in_path = {parameter["name"] for parameter in declared if parameter.get("in") == "path"}
-        assert in_path == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+def test_names_of_components_are_legal(document: dict[str, Any]) -> None:
+    for kind, entries in document["components"].items():
+        assert all(re.fullmatch(r"[a-zA-Z0-9._-]+", name) for name in entries), kind
 
 
-def test_only_a_value_that_must_be_there_is_required() -> None:
-    row = document(served(LEADS))["components"]["schemas"]["m.Row"]
-    assert row["required"] == ["country", "prices"]
-    assert row["properties"]["age"]["type"] == ["number", "null"]
-    assert row["properties"]["prices"]["maxItems"] == row["properties"]["prices"]["minItems"] == 3
+def test_no_two_operations_share_a_name(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for _, _, operation, _ in operations(document)]
+    assert len(names) == len(set(names))
 
 
-def test_the_example_is_the_row_that_hosting_has_put_into_the_metadata() -> None:
-    row = {"age": 41.5, "country": "NL", "prices": [1.5, 2.5, 3.5]}
-    described = document(served(LEADS, example=row))
-    assert example(described, "/v1/models/m/predict") == {"instances": [row]}
-    tensors = {tensor["name"]: tensor for tensor in example(described, "/v2/models/m/infer")["inputs"]}
-    assert tensors["input_bytes"] == {"name": "input_bytes", "shape": [1, 1], "datatype": "BYTES", "data": ["NL"]}
-    assert tensors["prices"] == {"name": "prices", "shape": [1, 3], "datatype": "FP64", "data": [1.5, 2.5, 3.5]}
+def test_every_tag_is_declared(document: dict[str, Any]) -> None:
+    declared = {tag["name"] for tag in document["tags"]}
+    assert {tag for _, _, operation, _ in operations(document) for tag in operation["tags"]} <= declared
 
 
-def test_a_row_too_large_to_read_has_no_example() -> None:
-    feature = Feature("pixels", "FP32", False, (EXAMPLE_LIMIT + 1,))
-    described = document(served(ModelSignature((feature,), pack((feature,)), SCORE)))
-    assert example(described, "/v1/models/m/predict") is None
-    assert "No example" in described["paths"]["/v2/models/m/infer"]["post"]["requestBody"]["description"]
+def call(server: Server, path: str, method: str, operation: dict[str, Any], version: str) -> Reply:
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    url = server.url + path.replace("{version}", version).replace("{model}", "m")
+    return ask(url, method.upper(), content.get("example"))
 
 
-shapes = st.lists(st.sampled_from([-1, 1, 2, 3]), max_size=2).map(tuple)
-kinds = st.lists(st.tuples(st.sampled_from(sorted(NUMPY_DTYPES)), shapes), min_size=1, max_size=5)
+def test_every_operation_answers_as_described(server: Server, document: dict[str, Any]) -> None:
+    """Each example is sent as it stands, to every version that is given as an example; unload comes before load."""
+    checked = 0
+    for path, method, operation, parameters in sorted(operations(document), key=lambda entry: entry[0], reverse=True):
+        versions = [p["schema"]["examples"] for p in parameters if p.get("name") == "version"]
+        for version in versions[0] if versions else [""]:
+            where = f"{method} {path} {version}"
+            reply = call(server, path, method, operation, version)
+            assert reply.status == 200, f"{where}: {reply.body!r}"
+            described = resolve(document, operation["responses"]["200"])
+            missing = {name.lower() for name in described.get("headers", {})} - reply.headers.keys()
+            assert not missing, f"{where} promises the headers {missing}"
+            for media_type, content in described.get("content", {}).items():
+                assert reply.headers["content-type"] == media_type, where
+                if "schema" in content:
+                    check(document, content["schema"], reply.json, where)
+            checked += 1
+    assert checked > 40
 
 
-@given(kinds, st.sampled_from(["packed", "apart", "without a batch axis"]))
-def test_the_model_accepts_its_own_examples(kinds: list[tuple[str, tuple[int, ...]]], layout: str) -> None:
-    features = tuple(Feature(f"f{n}", datatype, False, shape) for n, (datatype, shape) in enumerate(kinds))
-    if layout == "packed":
-        inputs, outputs = pack(features), SCORE
-    else:
-        batch = (-1,) if layout == "apart" else ()
-        inputs = tuple(TensorSpec(feature.name, feature.datatype, (*batch, *feature.shape)) for feature in features)
-        outputs = (TensorSpec("score", "FP32", batch),)
-    signature = ModelSignature(features, inputs, outputs)
-    validate_signature(signature)
-    version = served(signature)
-    described = document(version)
-    for path, codec in (("/v1/models/m/predict", RowCodec()), ("/v2/models/m/infer", OpenInferenceCodec())):
-        body = orjson.dumps(example(described, path))
-        bound = version.binding.bind(codec.parse(body, None))
-        assert not bound.row_errors
-        assert {name: array.ndim for name, array in bound.inputs.items()} == {s.name: len(s.shape) for s in inputs}
+def test_examples_fit_their_own_schemas(document: dict[str, Any]) -> None:
+    examples = 0
+    for path, _, operation, _ in operations(document):
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            if "example" in content:
+                check(document, content["schema"], content["example"], path)
+                examples += 1
+    assert examples > 20
 
 
-@pytest.mark.parametrize("labels", [(), ("no", "yes")])
-def test_labels_are_promised_only_by_a_model_that_has_them(labels: tuple[str, ...]) -> None:
-    outputs = (TensorSpec("label", "BYTES", (-1,)), TensorSpec("p", "FP32", (-1, 2)))
-    signature = ModelSignature(LEADS.features, LEADS.inputs, outputs, "classification", labels, "label", "p")
-    promised = document(served(signature))["components"]["schemas"]["m.Predictions"]["properties"]
-    assert promised.get("labels", {}).get("const") == (list(labels) or None)
-    assert "probabilities" in promised
+def test_errors_are_as_described(server: Server, document: dict[str, Any]) -> None:
+    for path, body in (("/v1/models/m/predict", {}), ("/v2/models/m/infer", {}), ("/v2/repository/index", [])):
+        reply = server.post(path, body)
+        assert reply.status == 400
+        described = resolve(document, document["paths"][path]["post"]["responses"]["400"])
+        ((media_type, content),) = described["content"].items()
+        assert reply.headers["content-type"] == media_type
+        check(document, content["schema"], reply.json, path)
+
+
+def test_it_follows_what_is_served() -> None:
+    shelf = Shelf().serve("m", score).put("other", "1.0.0", Item(score))
+    with Server(shelf, serving={"allow_model_control": True, "drain_delay": 0.0}) as server:
+        assert "/v1/models/other/predict" not in server.get("/openapi.json").json["paths"]
+        assert server.post("/v2/repository/models/other/load", {}).status == 200
+        assert "/v1/models/other/predict" in server.get("/openapi.json").json["paths"]
+
+
+def test_a_row_too_large_for_an_example_has_none() -> None:
+    signature = ModelSignature(
+        (Feature("image", "UINT8", shape=(64, 64, 3)),),
+        (TensorSpec("image", "UINT8", (-1, 64, 64, 3)),),
+        (TensorSpec("y", "FP32", (-1,)),),
+    )
+    runtime = FakeRuntime(signature.inputs, signature.outputs, lambda inputs: {"y": np.zeros(1, np.float32)})
+    with Server(Shelf().serve("vision", lambda: runtime, signature)) as server:
+        body = server.get("/openapi.json").body
+        assert len(body) < 100_000
+        (content,) = json.loads(body)["paths"]["/v1/models/vision/predict"]["post"]["requestBody"]["content"].values()
+        assert "example" not in content
+
+
+# The part of JSON Schema that the document uses
+
+KNOWN = frozenset(
+    {"type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems", "const"}
+    | {"anyOf", "oneOf", "minimum", "format", "description", "examples", "x-datatype", "$ref"}
+)
+TYPES: Mapping[str, Any] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "number": (int, float),
+    "integer": int,
+    "boolean": bool,
+    "null": type(None),
+}
+
+
+def is_a(value: Any, kind: str) -> bool:
+    # Python's booleans are integers, JSON's are not.
+    return isinstance(value, TYPES[kind]) and isinstance(value, bool) == (kind == "boolean")
+
+
+def fits(document: dict[str, Any], schema: dict[str, Any], value: Any) -> bool:
+    try:
+        check(document, schema, value, "")
+    except AssertionError:
+        return False
+    return True
+
+
+def check(document: dict[str, Any], schema: dict[str, Any], value: Any, where: str) -> None:
+    """``AssertionError`` if ``value`` does not fit ``schema``, or ``schema`` uses a word this does not know."""
+    schema = resolve(document, schema)
+    assert schema.keys() <= KNOWN, f"{where}: {schema.keys() - KNOWN}"
+    if "const" in schema:
+        assert value == schema["const"], where
+    if "type" in schema:
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        # JSON's booleans are Python's integers.
+        assert any(
+            isinstance(value, TYPES[kind]) and (kind == "boolean") == isinstance(value, bool) for kind in kinds
+        ), f"{where}: {value!r} is no {kinds}"
+    if "anyOf" in schema:
+        assert any(fits(document, option, value) for option in schema["anyOf"]), f"{where}: {value!r} fits no option"
+    if "oneOf" in schema:
+        assert sum(fits(document, option, value) for option in schema["oneOf"]) == 1, f"{where}: {value!r}"
+    if "minimum" in schema:
+        assert value >= schema["minimum"], where
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        assert set(schema.get("required", ())) <= value.keys(), f"{where}: {schema.get('required')} of {value.keys()}"
+        assert schema.get("additionalProperties") is not False or value.keys() <= properties.keys(), where
+        for name in properties.keys() & value.keys():
+            check(document, properties[name], value[name], f"{where}.{name}")
+    if isinstance(value, list):
+        assert schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)), where
+        for position, item in enumerate(value):
+            prefix = schema.get("prefixItems", [])
+            item_schema = prefix[position] if position < len(prefix) else schema.get("items", {})
+            check(document, item_schema, item, f"{where}[{position}]")
+
+
+def test_the_schema_of_a_row_refuses_what_the_server_refuses(server: Server, document: dict[str, Any]) -> None:
+    """They need not agree on everything, but what the schema forbids the server must not answer."""
+    schema = document["components"]["schemas"]["m.Row"]
+    for row in ({"age": 1.0}, {"age": "1", "income": 1}, ROW | {"more": 1}, {"age": None, "income": 1}, {"age": True}):
+        assert not fits(document, schema, row)
+        assert server.post("/v1/models/m/predict", {"instances": [row]}).status == 400
+    assert fits(document, schema, ROW)
+
+
+# The documentation page
+
+
+def test_the_documentation_page_works_without_a_network(server: Server) -> None:
+    reply = server.get("/docs")
+    page = reply.body.decode()
+    assert reply.headers["content-type"].startswith("text/html")
+    assert len(page) > 1000
+    for attribute in ("src", "href", "action", "data", "poster", "srcset", "formaction"):
+        values = re.findall(rf"""\s{attribute}\s*=\s*["']?([^"'\s>]+)""", page)
+        assert not [value for value in values if re.match(r"(?i)([a-z]+:)?//", value)], attribute
+    assert not re.findall(r"""(?i)(?:@import|url\()\s*["']?(?:[a-z]+:)?//""", page)
+    assert not re.findall(r"""(?i)(?:fetch|import|XMLHttpRequest|open)\(\s*["'`](?:[a-z]+:)?//""", page)
+    policy = reply.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert "http" not in policy
+    assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_documentation_page_reads_the_document_of_this_server(server: Server) -> None:
+    assert b"openapi.json" in server.get("/docs").body

@@ -91,8 +91,8 @@ def _platt(graph: Graph, machine: Any, pair: str) -> str:
     s = a p0 - b p1, and from a half each it stops within two rounds (tests/publish shows it for all probabilities).
     """
     one = graph.constant(1.0)
-    scaled = graph.op("Mul", pair, graph.constant(machine.probA_[0]))
-    b = graph.op("Sigmoid", graph.op("Neg", graph.op("Add", scaled, graph.constant(machine.probB_[0]))))
+    scaled = graph.op("Mul", pair, graph.constant(machine._probA[0]))
+    b = graph.op("Sigmoid", graph.op("Neg", graph.op("Add", scaled, graph.constant(machine._probB[0]))))
     b = graph.op("Clip", b, graph.constant(_LEAST), graph.constant(1 - _LEAST))
     a = graph.op("Sub", one, b)
     shares = (graph.constant(0.5), graph.constant(0.5))
@@ -139,8 +139,9 @@ def _votes(graph: Graph, machine: Any, first: str, confidences: str) -> tuple[st
         graph.op("MatMul", lost, graph.constant(for_second)),
     )
     if machine.decision_function_shape != "ovr":
-        graph.widths[confidences] = len(pairs)
-        return votes, graph.op("Neg", confidences)
+        decision = graph.op("Neg", confidences)
+        graph.widths[decision] = len(pairs)
+        return votes, decision
     summed = graph.op("MatMul", confidences, graph.constant(for_second - for_first))
     size = graph.op("Add", graph.op("Abs", summed), graph.constant(1.0))
     squeezed = graph.op("Div", summed, graph.op("Mul", graph.constant(3.0), size))

@@ -103,13 +103,13 @@ def _nodes(trees: Sequence[Tree], dtype: np.dtype[Any]) -> dict[str, Any]:
         parts["feature"].append(np.maximum(tree.feature[inner], 0))
         parts["split"].append(np.where(leaf[inner], 0.0, tree.threshold[inner]))
         parts["missing"].append(tree.missing_left[inner].astype(np.int64))
-        parts["mode"].append(np.where(np.isin(inner, list(tree.members)), BRANCH_MEMBER, BRANCH_LEQ))
+        on_categories = np.isin(inner, list(tree.members))
+        parts["mode"].append(np.where(on_categories, BRANCH_MEMBER, BRANCH_LEQ))
         for side, nodes in (("true", left), ("false", right)):
             branches[side].append(place[nodes])
             branches[f"{side}_leaf"].append(leaf[nodes].astype(np.int64))
-        for node in inner:
-            if int(node) in tree.members:
-                members += [*tree.members[int(node)], np.nan]
+        for node in inner[on_categories]:
+            members += [*tree.members[int(node)], np.nan]
         node_count += len(inner)
         leaf_count += len(leaves)
     flat = {name: np.concatenate(arrays) for name, arrays in (parts | branches).items()}

@@ -1,0 +1,179 @@
+"""A page as a reader follows it: its files are written, its commands run in order, and what it prints is compared.
+
+- A block whose first line is ``# name.ext`` is a file of that name.
+- A ``bash`` block is run by bash; one that begins with ``pip install`` is not. ``keelway serve`` stays in the background
+  until the next one, and has to end with exit code 0 when it is told to stop.
+- A ``text`` or ``json`` block behind it is what it prints. A text that ends with ``keelway: ...`` is a refusal: exit code
+  1. Of a text every word has to occur; a JSON document has to be equal but for digests, request ids and times.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.docs.pages import Block, blocks
+
+#: Seconds for one command, or for a server to become ready or to stop.
+PATIENCE = 180.0
+#: Seconds in which running servers have certainly seen a promotion.
+FOLLOWED = 3.0
+
+_VOLATILE = frozenset({"model_digest", "request_id", "time"})
+
+
+class Step(NamedTuple):
+    """One thing a reader does. ``expected`` is what the page says that it prints."""
+
+    block: Block
+    expected: Block | None
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file that the block is, if it is one."""
+        named = re.match(r"# ([\w./-]+\.\w+)\n", self.block.text)
+        return named[1] if named and self.block.language != "bash" else None
+
+    @property
+    def is_refused(self) -> bool:
+        if self.expected is None or self.expected.language != "text":
+            return False
+        return self.expected.text.strip().splitlines()[-1].startswith("keelway: ")
+
+    @property
+    def serves(self) -> bool:
+        return bool(re.search(r"^keelway serve\b", self.block.text, re.MULTILINE)) and not self.is_refused
+
+
+def steps(page: Path) -> Iterator[Step]:
+    """The steps of ``page`` in order: files and shell blocks."""
+    everything = blocks(page)
+    for block, after in zip(everything, [*everything[1:], None], strict=True):
+        step = Step(block, after if after is not None and after.language in ("text", "json") else None)
+        if step.file or (block.language == "bash" and not block.text.startswith("pip install")):
+            yield step
+
+
+class Reader:
+    """Follows pages in ``folder``, on a port of its own. ``close`` stops the server that runs last."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._address = f"127.0.0.1:{free_port()}"
+        self._server: subprocess.Popen[str] | None = None
+        self._log = folder / "server.log"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEELWAY_")}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self._environment = inherited | {"PATH": path, "LOGNAME": "ada", "KEELWAY_HTTP_ADDRESS": self._address}
+
+    def follow(self, page: Path) -> None:
+        for step in steps(page):
+            where = f"{page.name}, line {step.block.line}"
+            text = step.block.text.replace("127.0.0.1:8080", self._address)
+            if step.file:
+                (self._folder / step.file).write_text(text)
+                continue
+            printed = self._serve(text, where) if step.serves else self._run(text, step.is_refused, where)
+            if step.expected is not None:
+                compare(step.expected, printed.replace(self._address, "127.0.0.1:8080"), where)
+            if "keelway promote" in text:
+                time.sleep(FOLLOWED)
+
+    def close(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.send_signal(signal.SIGTERM)
+            try:
+                code = server.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                raise
+            assert code == 0, f"the server ended with exit code {code}:\n{self._log.read_text()}"
+
+    def _run(self, text: str, refused: bool, where: str) -> str:
+        # pipefail without -e: the page's blocks are what people paste, where the last command decides.
+        ran = subprocess.run(
+            ["bash", "-c", f"set -o pipefail\n{text}"],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert ran.returncode == int(refused), f"{where}: exit code {ran.returncode}\n{ran.stdout}{ran.stderr}"
+        return ran.stderr + ran.stdout
+
+    def _serve(self, text: str, where: str) -> str:
+        """Start the server of the block and wait until it is ready; what it has printed by then."""
+        self.close()
+        command = re.sub(r"^keelway serve\b", "exec keelway serve", text, flags=re.MULTILINE)
+        with self._log.open("w") as log:
+            self._server = subprocess.Popen(
+                ["bash", "-c", command],
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and self._server.poll() is None:
+            if "keelway serves" in self._log.read_text():
+                return self._log.read_text()
+            time.sleep(0.05)
+        if self._server.poll() is None:
+            self._server.kill()
+        self._server = None
+        raise AssertionError(f"{where}: the server does not start\n{self._log.read_text()}")
+
+
+def compare(expected: Block, printed: str, where: str) -> None:
+    """Raise ``AssertionError`` unless what was printed is what the page shows."""
+    if expected.language == "json":
+        document = printed[printed.index("{") :] if "{" in printed else printed
+        assert same(json.loads(expected.text), json.loads(document)), f"{where}: the answer is\n{printed}"
+        return
+    said = words(printed)
+    missing = [word for word in words(expected.text) if word not in said]
+    assert missing == [], f"{where}: {missing} are not in\n{printed}"
+
+
+def words(text: str) -> dict[str, None]:
+    """The words and versions in ``text``, without digests and times, which differ from run to run."""
+    text = re.sub(r"\b[0-9a-f]{12,}\b|\d{4}-\d\d-\d\dT[\d:.]+Z?", " ", text)
+    return dict.fromkeys(re.findall(r"\d+\.\d+\.\d+(?![\d.])|[^\W\d]{3,}", text))
+
+
+def same(documented: Any, real: Any) -> bool:
+    """Whether two JSON values are equal, but for what is new in every run and the last digits of floats."""
+    if isinstance(documented, dict) and isinstance(real, dict):
+        return documented.keys() == real.keys() and all(
+            key in _VOLATILE or same(value, real[key]) for key, value in documented.items()
+        )
+    if isinstance(documented, list) and isinstance(real, list):
+        return len(documented) == len(real) and all(map(same, documented, real))
+    if isinstance(documented, float) and isinstance(real, float | int):
+        return math.isclose(documented, real, rel_tol=1e-3, abs_tol=1e-6)
+    return bool(documented == real)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
