@@ -4,6 +4,7 @@ without harm to the next caller. # R3
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -186,22 +187,17 @@ def test_a_large_body_behind_a_small_head_is_no_large_head(wire: Wire) -> None:
     assert len(wire.ask(request_bytes("POST", "/v1/models/m/predict", body)).json["predictions"]) == 2000
 
 
-@pytest.mark.parametrize(
-    "flood",
-    [b"".join(b"X-%d: 1\r\n" % number for number in range(5000)), b"X: " + b"a" * 16 * HEAD_LIMIT],
-    ids=["many trailers", "a trailer without an end"],
-)
+@pytest.mark.parametrize("flood", [b"X-Trailer: 1\r\n", b"a"], ids=["many trailers", "a trailer without an end"])
 @pytest.mark.parametrize("method", ["POST", "GET"], ids=["before the answer", "after the answer"])
 def test_trailers_without_an_end_are_refused(wire: Wire, flood: bytes, method: str) -> None:
     path = "/v1/models/m/predict" if method == "POST" else "/health/live"
-    wire.send(request_bytes(method, path, b"2\r\n{}\r\n0\r\n", CHUNKED, length=False))
+    wire.send(request_bytes(method, path, b"2\r\n{}\r\n0\r\nX: ", CHUNKED, length=False))
     if method == "GET":
         assert wire.reply("GET") is not None
-    try:
-        for start in range(0, len(flood), 1000):
-            wire.send(flood[start : start + 1000])
-    except ConnectionError:
-        return
+    # More than the server takes in at one go, so that it must look twice.
+    with contextlib.suppress(ConnectionError):
+        for _ in range(100):
+            wire.send(flood * (50_000 // len(flood)))
     answer = rest_of(wire)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
 

@@ -72,7 +72,7 @@ def serve(
 
 
 def model_source(settings: Settings) -> ModelSource:
-    """The source of what ``settings.serving.models`` names. ``InvalidInput`` for nothing, and for a file among names."""
+    """The source of what ``settings.serving.models`` names. ``InvalidInput`` for nothing or a file among names."""
     from keelway.errors import InvalidInput
 
     names = settings.serving.models

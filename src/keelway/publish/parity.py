@@ -72,7 +72,8 @@ def _row(line: Line) -> str:
     rows = report.sample_rows + report.perturbed_rows - report.refused_rows
     labels = "" if report.labels_equal is None else f"{round((1 - report.labels_equal) * rows):,}"
     how = report.format if report.format != "onnx" else f"ONNX, {_arithmetic(report)}"
-    times = f"{report.micros_before:,.0f} | {report.micros_after:,.0f} | {report.speedup:,.0f}"
+    ratio = report.speedup or 0.0
+    times = f"{report.micros_before:,.0f} | {report.micros_after:,.0f} | {ratio:,.{0 if ratio >= 10 else 1}f}"
     worst = report.worst_difference
     return (
         f"| {line.family.name} | {line.family.data} | {how} | {rows:,} | {labels} "

@@ -99,11 +99,13 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     what = f"{found.source}: {found.estimator}" if found.estimator else found.source
     lines = [what, f"kept as {found.format}: {found.reason}", *_proof_lines(found)]
     if found.speedup is not None:
+        ratio = f"{found.speedup:,.1f} times {'faster' if found.speedup > 1 else 'as fast'}"
         lines.append(
-            f"one row takes {found.micros_after:,.0f} µs, {found.micros_before:,.0f} µs before "
-            f"({found.speedup:,.1f} times faster), on one thread of this machine"
+            f"one row takes {found.micros_after:,.0f} µs, {found.micros_before:,.0f} µs before ({ratio}), "
+            "on one thread of this machine"
         )
-    lines += [f"not kept: {attempt.name}: {attempt.reason}" for attempt in found.attempts if attempt.reason]
+    if found.format == "onnx":  # elsewhere the reason says it already
+        lines += [f"not kept: {attempt.name}: {attempt.reason}" for attempt in found.attempts if attempt.reason]
     if found.untrusted_types:
         lines.append(f"whoever serves it must trust: {', '.join(found.untrusted_types)}")
     return lines + [f"warning: {warning}" for warning in found.warnings]

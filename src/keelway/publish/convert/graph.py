@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 #: The arithmetic of a graph: the datatype of every number between the inputs and the outputs.
 Number = Literal["FP32", "FP64"]
 
-#: ai.onnx 20 has StringConcat, ai.onnx.ml 5 has TreeEnsemble in double precision; ONNX Runtime has both since 1.20.
+#: ai.onnx 20 has StringConcat, ai.onnx.ml 5 has TreeEnsemble in double precision. ONNX Runtime 1.23, the oldest that
+#: keelway takes, has both.
 OPSETS: Final[Mapping[str, int]] = {"": 20, "ai.onnx.ml": 5}
 IR_VERSION: Final = 9
 
