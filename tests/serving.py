@@ -7,9 +7,11 @@ while it runs; ``Wire`` is one TCP connection spoken by hand, for what no HTTP l
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -204,7 +206,9 @@ def forest() -> tuple[Path, ModelSignature, Array, Array, Array]:
         model = RandomForestClassifier(8, max_depth=4, random_state=0).fit(samples, labels)
         kind = [("input", FloatTensorType([None, 4]))]
         onnx = to_onnx(model, initial_types=kind, options={id(model): {"zipmap": False}}, target_opset=18)
-    path = Path(mkdtemp(prefix="keelway-tests-")) / "forest.onnx"
+    folder = mkdtemp(prefix="keelway-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "forest.onnx"
     path.write_bytes(onnx.SerializeToString())
     names = ("sepal_length", "sepal_width", "petal_length", "petal_width")
     signature = ModelSignature(

@@ -10,9 +10,11 @@ import json
 import logging
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from tests.serving import (
     Server,
     Shelf,
     Wire,
+    ask,
+    forest,
     predict_bytes,
     request_bytes,
     score,
@@ -36,7 +40,9 @@ from tests.serving import (
 from keelway.app import App, address_of, bind, split_address
 from keelway.config import HttpSettings, load_settings
 from keelway.errors import CorruptArtifact, FailedPrecondition, InvalidInput, KeelwayError
+from keelway.observe.records import JsonLinesSink
 from keelway.ports import Runtime
+from keelway.types import InferenceRecord
 
 READY_ROUTES = ["/health/ready", "/v2/health/ready", "/ping"]
 
@@ -245,6 +251,26 @@ def test_records_are_flushed_while_serving_and_counted(tmp_path: Path) -> None:
         assert len(file.read_text().splitlines()) == 1
 
 
+def test_records_that_are_being_written_at_the_drain_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "records.jsonl"
+    begun = threading.Event()
+    write = JsonLinesSink.write
+
+    def slowly(sink: JsonLinesSink, records: Sequence[InferenceRecord]) -> None:
+        begun.set()
+        time.sleep(0.5)
+        write(sink, records)
+
+    monkeypatch.setattr(JsonLinesSink, "write", slowly)
+    with Server(Shelf().serve("m", score), records={"file": str(file), "flush_interval": 0.01}) as server:
+        assert server.post("/v1/models/m/predict", {"instances": [ROW]}).status == 200
+        assert begun.wait(PATIENCE)
+        assert server.post("/v1/models/m/predict", {"instances": [ROW]}).status == 200
+    assert [json.loads(line)["code"] for line in file.read_text().splitlines()] == ["OK", "OK"]
+
+
 def test_a_records_file_that_cannot_be_opened_is_said_at_the_start(tmp_path: Path) -> None:
     settings = load_settings(None, {}, {"records": {"file": str(tmp_path / "no" / "folder" / "records.jsonl")}})
     with pytest.raises(KeelwayError, match="records file"):
@@ -385,7 +411,7 @@ def test_no_accepted_request_is_lost_when_the_process_is_told_to_stop_under_load
     reached its caller. A request that was not accepted got not one byte, on a connection that was closed, and is
     refused when it is sent again: there is nothing a caller could mistake for an answer."""
     file = tmp_path / "records.jsonl"
-    with Process(serving={"drain_delay": delay}, records={"file": str(file)}) as process:
+    with Process(serving={"drain_delay": delay}, records={"file": str(file), "flush_interval": 0.001}) as process:
         callers = [LastCaller(process) for _ in range(8)]
         for caller in callers:
             caller.start()
@@ -422,3 +448,41 @@ def listens(process: Process) -> bool:
             return wire.ask(request_bytes("GET", "/health/ready")).status == 503
     except OSError:
         return False
+
+
+# The command line
+
+
+def keelway(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from keelway.cli.main import main; main()", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_file_is_served_from_the_command_line_until_sigterm() -> None:
+    path, _, samples, labels, _ = forest()
+    with keelway("serve", str(path), "--http", "127.0.0.1:0") as process:
+        try:
+            assert process.stdout is not None
+            url = next(word for word in process.stdout.readline().split() if word.startswith("http://"))
+            reply = ask(f"{url}/predict", "POST", {"instances": samples[::50].tolist()})
+            assert (reply.status, reply.json["predictions"]) == (200, labels[::50].tolist())
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"), [("taken", "cannot listen"), ("0.0.0.0:0", "refusing to listen beyond loopback")]
+)
+def test_a_server_that_may_not_listen_says_so_in_a_line_and_not_in_a_traceback(address: str, words: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        if address == "taken":
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with keelway("serve", str(forest()[0]), "--http", address) as process:
+            output, error = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output) == (1, "")
+    assert words in error
+    assert "Traceback" not in error
+    assert len(error.splitlines()) <= 3

@@ -15,7 +15,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from inspect import isawaitable
 from pathlib import Path
 
@@ -200,12 +200,21 @@ class App:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Hand the records to the sink, off the loop. A sink that fails loses what it was given, and says so."""
+        """Hand the records to the sink, off the loop. Cancelled, it ends when what it has taken is written."""
         records = self._records.take()
         dropped, self._records.dropped = self._records.dropped, 0
         self._metrics.counter("ml_records_dropped_total").inc(dropped)
         if not records:
             return
+        writing = asyncio.create_task(self._write(records))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await writing
+            raise
+
+    async def _write(self, records: Sequence[InferenceRecord]) -> None:
+        """A sink that fails loses what it was given, and says so."""
         try:
             await asyncio.to_thread(self._sink.write, records)
             self._metrics.counter("ml_records_written_total").inc(len(records))

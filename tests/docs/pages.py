@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 #: Pages that people write; the others are written by commands, which have tests of their own.
-WRITTEN = [page for page in PAGES if page.parent.name != "reference" and page.name not in ("parity.md", "benchmarks.md")]
+WRITTEN = [
+    page for page in PAGES if page.parent.name != "reference" and page.name not in ("parity.md", "benchmarks.md")
+]
 
 
 class Block(NamedTuple):

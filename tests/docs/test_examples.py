@@ -1,45 +1,52 @@
-"""The code that the how-to pages show does what the pages say."""
+"""The class that the how-to page shows can be loaded and called as the page says; quick, unlike the walkthroughs."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-from markdown_it import MarkdownIt
+import pytest
 
+from keelway.errors import UntrustedArtifact
 from keelway.ports import Runtime, RuntimeOptions
+from keelway.publish.python_class import class_in
 from keelway.runtimes import python
+from tests.docs.pages import DOCS, blocks
 
-HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
-
-
-def python_blocks(page: str) -> list[str]:
-    tokens = MarkdownIt("commonmark").parse((HOW_TO / page).read_text())
-    return [token.content for token in tokens if token.type == "fence" and token.info == "python"]
+PAGE = DOCS / "how-to" / "serve-a-python-class.md"
+DIGEST = "sha256:" + 64 * "0"
+DECLARED = {
+    "module": "discount.py",
+    "class": "Discount",
+    "inputs": [
+        {"name": "input_fp64", "datatype": "FP64", "shape": [-1, 1], "columns": ["list_price"]},
+        {"name": "input_bytes", "datatype": "BYTES", "shape": [-1, 1], "columns": ["customer"]},
+    ],
+    "outputs": [{"name": "price", "datatype": "FP64", "shape": [-1]}],
+}
 
 
 def no_member(_: str) -> Runtime:
     raise AssertionError("a Python class has no members")
 
 
-def test_the_python_class_can_be_loaded_and_called(tmp_path: Path) -> None:
-    (source,) = python_blocks("serve-a-python-class.md")
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (source,) = (block.text for block in blocks(PAGE) if block.language == "python")
     (tmp_path / "discount.py").write_text(source)
-    (tmp_path / "rates.json").write_text(json.dumps([0.0, 0.25]))
-    digest = "sha256:" + 64 * "0"
-    declared = {
-        "module": "discount.py",
-        "class": "Discount",
-        "inputs": [
-            {"name": "list_price", "datatype": "FP32", "shape": [-1]},
-            {"name": "customer_band", "datatype": "INT64", "shape": [-1]},
-        ],
-        "outputs": [{"name": "price", "datatype": "FP32", "shape": [-1]}],
-    }
-    options = RuntimeOptions(allowed_python=frozenset({digest}))
-    runtime = python.load(tmp_path, digest, declared, options, no_member)
-    inputs = {"list_price": np.array([80, 80], np.float32), "customer_band": np.array([0, 1])}
+    return tmp_path
+
+
+def test_the_python_class_can_be_loaded_and_called(folder: Path) -> None:
+    assert class_in(folder / "discount.py") == "Discount"
+    runtime = python.load(folder, DIGEST, DECLARED, RuntimeOptions(allowed_python=frozenset({DIGEST})), no_member)
+    customers = np.array([["private"], ["trade"]], object)
+    inputs = {"input_fp64": np.array([[80.0], [80.0]]), "input_bytes": customers}
     assert np.array_equal(np.asarray(runtime.run(inputs, ["price"])), [[80, 60]])
     assert runtime.thread_safe
     runtime.close()
+
+
+def test_it_is_not_loaded_unless_its_digest_is_allowed(folder: Path) -> None:
+    with pytest.raises(UntrustedArtifact):
+        python.load(folder, DIGEST, DECLARED, RuntimeOptions(), no_member)

@@ -8,25 +8,14 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
-import pytest
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from tests.docs.pages import DOCS, PAGES, ROOT, each, tokens
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
-LANGUAGES = {"bash", "dockerfile", "json", "mermaid", "python", "text", "toml", "yaml"}
-EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-
-
-@cache
-def tokens(page: Path) -> tuple[Token, ...]:
-    return tuple(MarkdownIt("commonmark").enable("table").parse(page.read_text()))
+LANGUAGES = {"bash", "dockerfile", "json", "mermaid", "nginx", "python", "text", "toml", "yaml"}
+EVERY_PAGE = each(PAGES)
 
 
 def links(page: Path) -> Iterator[str]:

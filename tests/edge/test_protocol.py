@@ -4,6 +4,7 @@ without harm to the next caller. # R3
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -27,6 +28,9 @@ from tests.serving import (
     score,
     wait_until,
 )
+
+from keelway.edge.protocol import sweep_forever
+from keelway.testing import FakeClock
 
 HEAD_LIMIT = 4096
 BODY = json.dumps({"instances": [ROW]}).encode()
@@ -200,6 +204,47 @@ def test_trailers_without_an_end_are_refused(wire: Wire, flood: bytes, method: s
             wire.send(flood * (50_000 // len(flood)))
     answer = rest_of(wire)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("rest", [b"no chunk", b"0\r\nX: " + b"a" * 16 * HEAD_LIMIT, b"0\r\n\r\nnonsense"])
+def test_what_comes_behind_a_last_reply_is_not_looked_at(wire: Wire, rest: bytes) -> None:
+    headers = [CHUNKED, ("Connection", "close"), ("Content-Type", "text/csv")]
+    refused = request_bytes("POST", "/v1/models/m/predict", b"2\r\n{}\r\n", *headers, length=False)
+    assert wire.ask(refused).status == 415
+    with contextlib.suppress(ConnectionError):
+        for start in range(0, len(rest), 10_000):
+            wire.send(rest[start : start + 10_000])
+    assert rest_of(wire) == b""
+
+
+def test_one_connection_that_cannot_be_looked_at_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Connection:
+        def __init__(self, broken: bool) -> None:
+            self.broken = broken
+            self.looked_at = 0
+            self.transport = Transport()
+
+        def sweep(self, now: float) -> None:
+            self.looked_at += 1
+            if self.broken:
+                raise RuntimeError("anything")
+
+    class Transport:
+        aborted = False
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    connections = {Connection(True), Connection(False)}
+
+    async def scene() -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sweep_forever(connections, FakeClock(), 0.01), 0.1)
+
+    asyncio.run(scene())
+    assert all(connection.looked_at > 1 for connection in connections)
+    assert all(connection.transport.aborted == connection.broken for connection in connections)
+    caplog.clear()
 
 
 # What is not a request

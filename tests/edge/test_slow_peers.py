@@ -5,6 +5,7 @@ All are slow at once, since each takes about as long as its limit; ``outcomes`` 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from tests.serving import Server, Shelf, Wire, predict_bytes, request_bytes, score
+from tests.serving import Server, Shelf, Wire, predict_bytes, request_bytes, score, wait_until
 
 from keelway import app
 from keelway.contract.signature import Feature, ModelSignature
+from keelway.edge import protocol
 from keelway.edge.protocol import sweep_forever
 from keelway.testing import FakeRuntime
 from keelway.types import TensorSpec
 
 HEADER_TIMEOUT = 0.3
 BODY_TIMEOUT = 0.5
+LINGER = 0.6
 #: Seconds between two looks at all connections; the app's own second would make these tests slow.
 INTERVAL = 0.05
 LATE = 3.0
@@ -87,6 +90,17 @@ def sends_half_a_body_where_none_is_read(wire: Wire) -> None:
     wire.send(b"1")
 
 
+def goes_on_sending_behind_its_last_reply(wire: Wire) -> None:
+    headers = [("Content-Type", "text/csv"), ("Connection", "close"), ("Content-Length", "100000")]
+    wire.send(request_bytes("POST", "/v1/models/m/predict", b"", *headers, length=False))
+    for _ in range(int(LATE / 0.05)):
+        try:
+            wire.send(b"more")
+        except ConnectionError:
+            return
+        time.sleep(0.05)
+
+
 def sends_half_a_body_to_the_repository(wire: Wire) -> None:
     wire.send(request_bytes("POST", "/v2/repository/index", b'{"ready": true}')[:-3])
 
@@ -100,6 +114,7 @@ PEERS: Mapping[Callable[[Wire], None], tuple[list[int], float]] = {
     sends_half_a_body: ([408], BODY_TIMEOUT),
     sends_half_a_chunked_body: ([408], BODY_TIMEOUT),
     sends_half_a_body_where_none_is_read: ([200], BODY_TIMEOUT),
+    goes_on_sending_behind_its_last_reply: ([415], LINGER),
     sends_half_a_body_to_the_repository: ([408], BODY_TIMEOUT),
 }
 
@@ -110,9 +125,21 @@ def server() -> Iterator[Server]:
     shelf = Shelf().serve("m", score).serve("large", lambda: large, LARGE)
     limits = {"header_timeout": HEADER_TIMEOUT, "body_timeout": BODY_TIMEOUT, "keep_alive_timeout": 30.0}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "_LINGER", LINGER)
         patch.setattr(app, "sweep_forever", partial(sweep_forever, interval=INTERVAL))
         with Server(shelf, http=limits) as running:
             yield running
+
+
+class Errors(logging.Handler):
+    """What is logged while all peers are watched, for which ``caplog`` does not live long enough."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +156,13 @@ def outcomes(server: Server) -> Mapping[str, Outcome]:
                 pass
             return Outcome(statuses, time.monotonic() - began)
 
+    errors = Errors(logging.ERROR)
+    logging.getLogger().addHandler(errors)
     with ThreadPoolExecutor(len(PEERS)) as pool:
-        return dict(zip((peer.__name__ for peer in PEERS), pool.map(watch, PEERS), strict=True))
+        seen = dict(zip((peer.__name__ for peer in PEERS), pool.map(watch, PEERS), strict=True))
+    logging.getLogger().removeHandler(errors)
+    assert errors.messages == []
+    return seen
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.__name__)
@@ -149,7 +181,9 @@ def test_slow_peers_leave_nothing_in_flight(outcomes: Mapping[str, Outcome], ser
 def test_a_reader_that_has_stopped_is_cut_off(server: Server) -> None:
     with server.wire() as wire:
         wire.send(LARGE_REQUEST)
-        time.sleep(BODY_TIMEOUT + 1.0)
+        connections = server.app._server.server_state.connections  # type: ignore[union-attr]
+        wait_until(lambda: connections, "the connection")
+        wait_until(lambda: not connections, "its end")
         assert read_all(wire, pause=0) < LARGE_ANSWER
     assert server.in_flight() == 0
 

@@ -214,6 +214,7 @@ def test_a_broken_version_is_tried_again_after_a_while_and_not_before() -> None:
         stage.shelf.put("m", "2.0.0", Item(score))
         following = asyncio.create_task(stage.fleet.follow(0.001))
         await asyncio.sleep(0.05)
+        await stage.fleet.reconcile()
         assert stage.answering() == "1.0.0"
         stage.clock.advance(RETRY_AFTER + 1)
         await until(lambda: stage.answering() == "2.0.0")

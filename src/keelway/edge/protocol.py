@@ -8,6 +8,7 @@ connections together, so a request pays for no timer.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,8 +19,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from keelway.clock import Clock
 from keelway.config import HttpSettings
 
+log = logging.getLogger("keelway.edge")
+
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
 _LARGE_HEAD = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+#: Seconds a peer may go on sending when it has had its last reply.
+_LINGER = 5.0
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -40,6 +45,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unread = 0
         self._stalled_since: float | None = None
         self._closing_soon = False
+        self._finished = False
+        self._reply_transport: _ReplyTransport | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self._settings.max_connections:
@@ -50,6 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         # A connection that never sends a byte is timed like one that never finishes its head.
         self._head_since = self._now()
+        self._reply_transport = _ReplyTransport(transport, self.close_gently)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.flow is not None:
@@ -88,6 +96,9 @@ class LimitedProtocol(HttpToolsProtocol):
                     rest = rest[upgrade.args[0] :]
                     self.parser.feed_data(self._head_without_upgrade())
         except httptools.HttpParserError:
+            if self._finished:
+                self.transport.close()
+                return
             self.logger.warning("refused a request that is not valid HTTP/1.1")
             self.send_400_response("the request is not valid HTTP/1.1")
 
@@ -109,6 +120,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # The request has its list of headers; what comes behind the body are trailers, which nobody here asked for.
         self.headers = []
+        self.cycle.transport = self._reply_transport  # type: ignore[assignment]
         self._body_since = self._now()
         if self._closing_soon:
             self.cycle.keep_alive = False
@@ -132,12 +144,26 @@ class LimitedProtocol(HttpToolsProtocol):
         self._trailing = False
         if not self._upgrading and self.cycle is not None:
             super().on_message_complete()
+        if self._finished:
+            self.transport.close()
+
+    def close_gently(self) -> None:
+        """Close, but first let a peer that is still sending its body send the rest: closed at once, it would see its
+        connection reset and never read the reply."""
+        if self._body_since is None:
+            self.transport.close()
+        elif not self._finished and not self.transport.is_closing():
+            self._finished = True
+            self._body_since = self._now()
+            self.transport.write_eof()
 
     def shutdown(self) -> None:
         """Finish what has begun to arrive, then close; close at once when nothing has."""
         receiving = self._head_since is not None and bool(self._head_bytes)
         if receiving:
             self._closing_soon = True
+        elif self._body_since is not None and self.cycle.response_complete:
+            self.close_gently()
         else:
             super().shutdown()
 
@@ -148,7 +174,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(_TOO_SLOW if self._head_bytes else b"")
             return
         # A body behind a request that is still being answered waits for that request, not for its sender.
-        if self._body_since is not None and not self.pipeline and now - self._body_since > settings.body_timeout:
+        limit = _LINGER if self._finished else settings.body_timeout
+        if self._body_since is not None and not self.pipeline and now - self._body_since > limit:
             self._refuse(b"" if self.cycle.response_started else _TOO_SLOW)
             return
         before, self._unread = self._unread, self.transport.get_write_buffer_size()
@@ -162,8 +189,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, reply: bytes) -> None:
         self._head_since = self._body_since = None
         if not self.transport.is_closing():
-            self.transport.write(reply)
+            if reply and not self._finished:
+                self.transport.write(reply)
             self.transport.close()
+        self._finished = True
 
     def _head_without_upgrade(self) -> bytes:
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
@@ -172,6 +201,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+
+class _ReplyTransport:
+    """What a reply is written to: the transport, but for the way it is closed."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 def protocol_factory(settings: HttpSettings, clock: Clock) -> Callable[..., LimitedProtocol]:
@@ -185,4 +225,9 @@ async def sweep_forever(connections: set[Any], clock: Clock, interval: float = 1
         await asyncio.sleep(interval)
         now = clock.monotonic()
         for connection in list(connections):
-            connection.sweep(now)
+            try:
+                connection.sweep(now)
+            except Exception as error:
+                # The time limits of all the others must not end here.
+                log.error("a connection could not be looked at", exc_info=error)
+                connection.transport.abort()

@@ -83,8 +83,10 @@ class _NumberCheck:
         self._declared_high = _bounds([item.maximum for item in declared], most, dtype)
         self._seen_low = _bounds([item.minimum for item in seen], -most, dtype)
         self._seen_high = _bounds([item.maximum for item in seen], most, dtype)
-        self._low: Array = np.maximum(self._declared_low, self._seen_low)
-        self._high: Array = np.minimum(self._declared_high, self._seen_high)
+        # Of the shape of one row as it arrives: NumPy compares equal shapes in half the time of broadcast ones.
+        shape = (1, -1) if spec.columns else (-1,)
+        self._low: Array = np.maximum(self._declared_low, self._seen_low).reshape(shape)
+        self._high: Array = np.minimum(self._declared_high, self._seen_high).reshape(shape)
         unlimited = bool((self._low == -most).all() and (self._high == most).all())
         self._limits = "range" if not unlimited else "finite" if self._floating else "none"
 

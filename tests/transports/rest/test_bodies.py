@@ -127,3 +127,38 @@ def test_a_server_with_no_permit_left_says_when_to_come_back_before_it_reads_the
             assert answered.status == 200
         assert server.metric("ml_requests_shed_total", reason="UNAVAILABLE") == 1
         assert server.in_flight() == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (PREDICT, {"content_type": "text/csv"}, 415),
+        (PREDICT, {"host": "evil.example"}, 421),
+        (PREDICT, {"x_request_timeout": "never"}, 400),
+        ("/nowhere", {}, 404),
+        ("/health/live", {}, 405),
+    ],
+)
+def test_a_caller_that_sends_once_and_closes_hears_why_it_is_refused(
+    server: Server, path: str, headers: dict[str, str], status: int
+) -> None:
+    """The standard library asks for the connection to be closed and reads nothing before it has sent everything: closed
+    at once, it would see a broken pipe."""
+    for _ in range(3):
+        assert server.post(path, b" " * 4 * MEGABYTE, **headers).status == status
+
+
+@pytest.mark.parametrize("who", ["caller", "server"])
+def test_what_is_sent_behind_a_last_reply_is_not_run(who: str) -> None:
+    """Whether the caller has said that it is the last, or the server, which is draining."""
+    close = [("Connection", "close")] if who == "caller" else []
+    refused = request_bytes("POST", PREDICT, b" " * MEGABYTE, ("Content-Type", "text/csv"), *close)
+    with Server(Shelf().serve("m", score)) as server, server.wire() as wire:
+        if who == "server":
+            server.begin_drain(0.5)
+            wait_until(lambda: server.get("/health/ready").status == 503, "the drain")
+        reply = wire.ask(refused[:1000])
+        assert (reply.status, reply.headers["connection"]) == (415, "close")
+        wire.send(refused[1000:] + predict_bytes())
+        assert wire.closed()
+        assert server.metric("ml_requests_total") == 0
