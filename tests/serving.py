@@ -1,7 +1,7 @@
-"""What tests of the server share: a server in a thread, models that do as they are told, and a client without manners.
+"""What tests of the server share: models that do as they are told, and a server in a thread or in a process.
 
 ``Server`` runs ``keelway.app.App`` on a loopback port of its own; ``Shelf`` is a model source whose wish can be changed
-while it runs; ``Wire`` is one TCP connection spoken by hand, for what no HTTP library would send.
+while it runs. The client is in ``tests.wire``.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
+from tests.wire import BLOCKING, PATIENCE, ROW, TENSORS, Reply, Wire, ask, predict_bytes, request_bytes
 
 from keelway.app import App
 from keelway.artifacts.manifest import Manifest
@@ -44,18 +43,11 @@ from keelway.runtimes.onnx import OnnxRuntime
 from keelway.testing import FakeRuntime
 from keelway.types import Array, TensorSpec
 
-#: Longest wait for anything in these tests, in seconds: long enough for a busy machine, short enough to notice a hang.
-PATIENCE = 20.0
-
 SCORE_SIGNATURE = ModelSignature(
     features=(Feature("age", "FP32"), Feature("income", "FP32")),
     inputs=(TensorSpec("input", "FP32", (-1, 2), ("age", "income")),),
     outputs=(TensorSpec("score", "FP32", (-1,)),),
 )
-ROW = {"age": 1.0, "income": 2.0}
-#: A row that keeps a ``GatedRuntime`` waiting.
-BLOCKING = {"age": -1.0, "income": 0.0}
-TENSORS = {"inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -322,117 +314,6 @@ class Server:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]  # type: ignore[no-any-return]
-
-
-# Clients
-
-
-class Reply(NamedTuple):
-    """A whole reply. Header names are lower-case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def ask(url: str, method: str, document: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
-    """One request with the standard library. ``document`` is sent as JSON, or as it is when it is bytes."""
-    body = document if isinstance(document, bytes) or document is None else json.dumps(document).encode()
-    names = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
-    if body is not None:
-        names.setdefault("content-type", "application/json")
-    request = urllib.request.Request(url, body, names, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return Reply(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read())
-
-
-def request_bytes(
-    method: str, path: str, body: bytes = b"", *headers: tuple[str, str], host: str = "127.0.0.1", length: bool = True
-) -> bytes:
-    """A request as bytes. ``length``: with a Content-Length where there is a body."""
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers)]
-    if length and (body or method == "POST"):
-        lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
-
-
-def predict_bytes(*headers: tuple[str, str], path: str = "/v1/models/m/predict", row: Any = None) -> bytes:
-    """A prediction request for one row, as bytes."""
-    return request_bytes("POST", path, json.dumps({"instances": [row or ROW]}).encode(), *headers)
-
-
-class Wire:
-    """One TCP connection. ``reply`` reads the next reply, ``None`` when the server has closed in good order."""
-
-    def __init__(self, port: int, timeout: float = PATIENCE) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
-        self._file = self.socket.makefile("rb")
-
-    def __enter__(self) -> Wire:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._file.close()
-        self.socket.close()
-
-    def reset(self) -> None:
-        """Leave without a word: the peer sees its connection reset."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-        self.close()
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def ask(self, data: bytes, method: str = "") -> Reply:
-        self.send(data)
-        reply = self.reply(method or data.partition(b" ")[0].decode())
-        assert reply is not None, "the server closed the connection instead of answering"
-        return reply
-
-    def reply(self, method: str = "POST") -> Reply | None:
-        line = self._file.readline()
-        if not line:
-            return None
-        assert line.startswith(b"HTTP/1.1 "), line
-        status = int(line.split()[1])
-        headers = dict(self._headers())
-        if status == 100 or method == "HEAD" or status in (204, 304):
-            return Reply(status, headers, b"")
-        if headers.get("transfer-encoding") == "chunked":
-            return Reply(status, headers, b"".join(self._chunks()))
-        size = int(headers["content-length"])
-        body = self._file.read(size)
-        assert len(body) == size, "the reply was cut short"
-        return Reply(status, headers, body)
-
-    def closed(self) -> bool:
-        """Whether the server closes the connection without another byte."""
-        try:
-            return self._file.read(1) == b""
-        except ConnectionError:
-            return True
-
-    def _headers(self) -> Iterator[tuple[str, str]]:
-        while (line := self._file.readline()) not in (b"\r\n", b""):
-            name, _, value = line.decode("latin-1").partition(":")
-            yield name.strip().lower(), value.strip()
-
-    def _chunks(self) -> Iterator[bytes]:
-        while size := int(self._file.readline(), 16):
-            yield self._file.read(size)
-            self._file.readline()
-        self._file.readline()
 
 
 # A server in a process of its own, for what only a process can show: signals and exit codes

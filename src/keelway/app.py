@@ -39,6 +39,7 @@ from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot
 from keelway.transports.rest.door import Door
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.service import Service
+from keelway.types import InferenceRecord
 
 log = logging.getLogger("keelway.app")
 

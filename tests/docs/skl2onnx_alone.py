@@ -25,6 +25,7 @@ from keelway.publish.convert import translate
 from keelway.publish.convert.graph import NotTranslated, Number
 from keelway.publish.families import FAMILIES, Family
 from keelway.publish.parity import publish_here
+from keelway.publish.proving import micros
 from keelway.publish.report import ConversionReport
 from keelway.runtimes.onnx import OnnxRuntime
 from keelway.types import Array, TensorSpec
@@ -114,22 +115,66 @@ def ties(trees: int, smallest_leaf: int) -> Ties:
     own = translate.translate(forest, pack(features), features, "FP32").model
     theirs = plain(forest, rows[:1])
     right = forest.predict(rows)
-    differ = [int((labels(*asked) != right).sum()) for asked in ((theirs, rows, 1), (theirs, rows, 2))]
-    ours = sum(int((labels(own, rows, threads) != right).sum()) for threads in (1, 2))
-    return Ties(trees, smallest_leaf, len(rows), *differ, ours)
+
+    def wrong(model: Any, threads: int) -> int:
+        return int((labels(model, rows, threads) != right).sum())
+
+    ours = wrong(own, 1) + wrong(own, 2)
+    return Ties(trees, smallest_leaf, len(rows), wrong(theirs, 1), wrong(theirs, 2), ours)
 
 
 def labels(model: Any, rows: Array, threads: int) -> Array:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    session = session_of(model, threads)
     answer: Array = session.run(["label"], {session.get_inputs()[0].name: rows})[0]
     return answer
+
+
+def session_of(model: Any, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model.SerializeToString(), options)
+
+
+class Packing(NamedTuple):
+    """Median microseconds of a run with one row, on one thread, of a forest behind 85 columns."""
+
+    an_input_each: float
+    one_input: float
+
+
+def packing() -> Packing:
+    """The same scaler and forest, converted by skl2onnx with its columns named and with its columns counted."""
+    import pandas as pd
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType
+    from sklearn.compose import ColumnTransformer
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    random = np.random.default_rng(0)
+    names = [f"x{column}" for column in range(85)]
+    values = random.integers(0, 9, (1000, 85)).astype(np.float32)
+    target = values[:, 0] + random.normal(size=1000) > 4
+    one = values[:1]
+
+    def fitted(columns: list[Any], rows: Any) -> Any:
+        scaler = ColumnTransformer([("scaler", StandardScaler(), columns[:2])], remainder="passthrough")
+        return make_pipeline(scaler, RandomForestClassifier(min_samples_leaf=10, random_state=0)).fit(rows, target)
+
+    named = fitted(names, pd.DataFrame(values, columns=names))
+    kinds = [(name, FloatTensorType([None, 1])) for name in names]
+    many = session_of(convert_sklearn(named, initial_types=kinds, options={id(named): {"zipmap": False}}), 1)
+    packed = session_of(plain(fitted([*range(85)], values), one), 1)
+    single = {name: one[:, column : column + 1] for column, name in enumerate(names)}
+    outputs = ["label", "probabilities"]
+    return Packing(micros(lambda: many.run(outputs, single)), micros(lambda: packed.run(outputs, {"X": one})))
 
 
 def main() -> None:
     for trees, smallest_leaf in ((100, 1), (10, 2)):
         print(ties(trees, smallest_leaf))
+    print(packing())
     numeric = [family for family in FAMILIES if not family.data.startswith("mixed")]
     for name, converter in (("keelway", translate.translate), ("skl2onnx", converted)):
         proved = 0

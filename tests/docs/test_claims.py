@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from tests.docs import pages as read
+from tests.docs.pages import DOCS, PAGES, ROOT, WRITTEN, blocks, code, each, inline_code, name_of
 
 from keelway.cli.declared import Parameter, commands, own_parameters
 from keelway.cli.main import app
@@ -16,8 +18,6 @@ from keelway.config import load_settings, variables
 from keelway.errors import ErrorCode
 from keelway.observe.metrics import METRICS
 from keelway.transports.rest.paths import InferencePaths
-from tests.docs import pages as read
-from tests.docs.pages import DOCS, PAGES, ROOT, WRITTEN, blocks, code, each, inline_code, name_of
 
 HELP = {"-h", "--help", "--install-completion", "--show-completion"}
 SECTIONS = {section for section, _, _ in variables()}
@@ -79,12 +79,21 @@ def test_the_calls_on_the_pages_are_found() -> None:
 # Settings
 
 
+def named_settings(text: str) -> set[str]:
+    return set(re.findall(rf"(?<![\w./])(?:{'|'.join(sorted(SECTIONS))})\.[a-z][a-z_]*(?!\w|/|\.\w)", text))
+
+
 @each(PAGES)
 def test_every_setting_exists(page: Path) -> None:
-    pattern = rf"(?<![\w./])(?:{'|'.join(sorted(SECTIONS))})\.[a-z][a-z_]*(?!\w|/|\.\w)"
-    named = {setting for text in inline_code(page) for setting in re.findall(pattern, text)}
+    named = {setting for text in inline_code(page) for setting in named_settings(text)}
     files = {f"{section}.{end}" for section in SECTIONS for end in ("json", "jsonl", "md", "py")}
     assert named - SETTINGS - files == set()
+
+
+def test_settings_are_found() -> None:
+    assert named_settings("`limits.max_rowz`, logs.py of `observe/logs.py`") == {"limits.max_rowz", "logs.py"}
+    named = {setting for page in WRITTEN for text in inline_code(page) for setting in named_settings(text)}
+    assert len(named & SETTINGS) > 15
 
 
 @each(PAGES)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.docs.pages import DOCS, blocks
 
 from keelway.errors import UntrustedArtifact
 from keelway.ports import Runtime, RuntimeOptions
 from keelway.publish.python_class import class_in
 from keelway.runtimes import python
-from tests.docs.pages import DOCS, blocks
 
 PAGE = DOCS / "how-to" / "serve-a-python-class.md"
 DIGEST = "sha256:" + 64 * "0"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.docs.pages import DOCS, Block
 from tests.docs.walkthrough import Reader, compare, same, steps
 
@@ -32,12 +31,18 @@ def follow(page: Path, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def after_the_tutorial(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     """A folder as the tutorial leaves it; the tutorial is followed once, by whoever asks first."""
-    folder = tmp_path_factory.mktemp("tutorial") / "work"
+    folder = tmp_path_factory.mktemp("tutorial")
+    outcomes: list[str] = []
 
     def copied() -> Path:
-        if not folder.exists():
-            folder.mkdir()
-            follow(TUTORIAL, folder)
+        if not outcomes:
+            try:
+                follow(TUTORIAL, folder)
+                outcomes.append("")
+            except AssertionError as error:
+                outcomes.append(str(error))
+        if outcomes[0]:
+            pytest.fail(outcomes[0])
         return Path(shutil.copytree(folder, tmp_path_factory.mktemp("after") / "work"))
 
     return copied

@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -75,7 +77,8 @@ class Reader:
         self._log = folder / "server.log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEELWAY_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self._environment = inherited | {"PATH": path, "LOGNAME": "ada", "KEELWAY_HTTP_ADDRESS": self._address}
+        own = {"PATH": path, "LOGNAME": "ada", "COLUMNS": "120", "KEELWAY_HTTP_ADDRESS": self._address}
+        self._environment = inherited | own
 
     def follow(self, page: Path) -> None:
         for step in steps(page):
@@ -103,18 +106,9 @@ class Reader:
 
     def _run(self, text: str, refused: bool, where: str) -> str:
         # pipefail without -e: the page's blocks are what people paste, where the last command decides.
-        ran = subprocess.run(
-            ["bash", "-c", f"set -o pipefail\n{text}"],
-            cwd=self._folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert ran.returncode == int(refused), f"{where}: exit code {ran.returncode}\n{ran.stdout}{ran.stderr}"
-        return ran.stderr + ran.stdout
+        code, printed = on_a_terminal(["bash", "-c", f"set -o pipefail\n{text}"], self._folder, self._environment)
+        assert code == int(refused), f"{where}: exit code {code}\n{printed}"
+        return printed
 
     def _serve(self, text: str, where: str) -> str:
         """Start the server of the block and wait until it is ready; what it has printed by then."""
@@ -140,6 +134,42 @@ class Reader:
             self._server.kill()
         self._server = None
         raise AssertionError(f"{where}: the server does not start\n{self._log.read_text()}")
+
+
+def on_a_terminal(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """The exit code of ``command``, and what it prints on a terminal: tables have titles and frames there."""
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    printed = bytearray()
+    until = time.monotonic() + PATIENCE
+    try:
+        while (left := until - time.monotonic()) > 0 and select.select([screen], [], [], left)[0]:
+            try:
+                part = os.read(screen, 65536)
+            except OSError:  # how Linux says that nobody holds the terminal any more
+                break
+            if not part:
+                break
+            printed += part
+        return process.wait(max(0.0, until - time.monotonic()) + 1.0), plain(printed.decode())
+    finally:
+        process.kill()
+        process.wait()
+        os.close(screen)
+
+
+def plain(printed: str) -> str:
+    """Without colours and the line ends of terminals."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed).replace("\r\n", "\n")
 
 
 def compare(expected: Block, printed: str, where: str) -> None:

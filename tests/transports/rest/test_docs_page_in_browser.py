@@ -178,7 +178,7 @@ def test_the_page_lists_every_operation_and_opens_the_first_with_an_example(show
     }
     assert shown.has("details", id="op-iris.predict", open="")
     assert f"curl -sS '{server.url}/v1/models/iris/predict'" in shown.text
-    assert '-d \'{"instances":[{"sepal_length":0,' in shown.text
+    assert '-d \'{"instances":[{"sepal_length":' in shown.text
 
 
 @pytest.mark.slow
