@@ -49,7 +49,7 @@ bench: $(VENV)/.installed $(VENV)/.demo ## measure, and write docs/benchmarks.md
 
 docs: $(VENV)/.installed ## write the generated pages anew, then check every link and code block
 	$(BIN)/python -m keelway.cli.reference docs/reference
-	$(BIN)/pytest -q tests/docs
+	$(BIN)/pytest -q -m "not slow" tests/docs
 
 lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: to the newest versions)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --all-extras --group dev pyproject.toml -o requirements/dev.txt

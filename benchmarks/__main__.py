@@ -39,7 +39,7 @@ Lines = list[str]
 def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     arguments.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
-    arguments.add_argument("--seconds", type=float, default=3.0, help="seconds of load per measurement (default 3)")
+    arguments.add_argument("--seconds", type=float, default=2.0, help="seconds of load per measurement (default 2)")
     arguments.add_argument("--requests", type=int, default=500_000, help="requests of the memory run (default 500000)")
     arguments.add_argument("--only", choices=("rest", "python", "start", "memory"), help="one part, printed only")
     chosen = arguments.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -94,10 +95,10 @@ def server(command: Sequence[str], path: str, core: int, cwd: Path, environment:
 
 
 def load(wrk: str, url: str, body: Path, connections: int, seconds: float, core: int, scratch: Path) -> Load:
-    """POST ``body`` to ``url`` over ``connections`` connections for ``seconds``."""
+    """POST ``body`` to ``url`` over ``connections`` connections for ``seconds``, whole ones."""
     script = scratch / "post.lua"
     script.write_text(_SCRIPT)
-    command = ["taskset", "-c", str(core), wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), url]
+    command = ["taskset", "-c", str(core), wrk, "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", str(script), url]
     output = subprocess.run(
         command, env=os.environ | {"BENCH_BODY": str(body)}, check=True, capture_output=True, text=True
     ).stdout

@@ -116,6 +116,8 @@ class App:
         limit = max(1.0, min(left, self.settings.serving.drain_timeout))
         await asyncio.wait((closing, forced), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         forced.cancel()
+        # Told to stop at once: what is idle closes in no time, and only what is running is abandoned.
+        await asyncio.wait((closing,), timeout=0.2)
         self._abandoned = not closing.done()
         if self._abandoned:
             log.error("stopping although a model is still running")
@@ -149,7 +151,7 @@ class App:
 
         def stop(delay: float) -> None:
             if self._draining and self._server is not None:
-                self._server.force_exit = True
+                self._server.should_exit = self._server.force_exit = True
                 self._forced.set()
             drains.add(loop.create_task(self.drain(delay)))
 

@@ -92,8 +92,7 @@ class DataPlane:
         self._count = 0
 
     def admit(self, transport: str) -> None:
-        """Take a permit before a byte of the body is read; ``admission.leave`` gives it back. Raises ``Overloaded``, or
-        ``Unavailable`` while draining."""
+        """Take a permit before a byte of the body is read; ``admission.leave`` gives it back. Raises ``Overloaded``."""
         try:
             self.admission.enter()
         except KeelwayError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keelway.errors import Overloaded, Unavailable
+from keelway.errors import Overloaded
 from keelway.guard.admission import Admission
 
 
@@ -21,15 +21,3 @@ def test_permits_are_bounded_and_come_back() -> None:
     admission.leave()
     admission.enter()
     assert admission.in_flight == 2
-
-
-def test_a_draining_server_takes_nobody_new_and_lets_the_others_finish() -> None:
-    # R4
-    admission = Admission(2)
-    admission.enter()
-    admission.closed = True
-    with pytest.raises(Unavailable, match="shutting down; try another replica"):
-        admission.enter()
-    assert admission.in_flight == 1
-    admission.leave()
-    assert admission.in_flight == 0

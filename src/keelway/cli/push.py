@@ -91,4 +91,5 @@ def push(
     for line in report_lines(report):
         typer.echo(f"  {line}")
     consent = f" --allow-python {pushed.model_digest}" if report.get("format") == "python" else ""
+    consent += "".join(f" --trust-type {name}" for name in report.get("untrusted_types", ()))
     typer.echo(f"  serve it: keelway serve {pushed.model}{consent}")

@@ -41,6 +41,9 @@ def serve(
         list[str] | None,
         typer.Option("--allow-python", metavar="DIGEST", help="Model digest whose Python code may run here."),
     ] = None,
+    trust_type: Annotated[
+        list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
+    ] = None,
     allow_model_control: Annotated[
         bool | None, typer.Option("--allow-model-control", help="Allow load and unload over the network.")
     ] = None,
@@ -57,7 +60,10 @@ def serve(
         overrides={
             "registry": {"store": store, "artifacts": artifacts},
             "http": {"address": http, "insecure": insecure},
-            "runtime": {"allowed_python": tuple(allow_python) if allow_python else None},
+            "runtime": {
+                "allowed_python": tuple(allow_python) if allow_python else None,
+                "trusted_types": tuple(trust_type) if trust_type else None,
+            },
             "serving": {"models": tuple(models) if models else None, "allow_model_control": allow_model_control},
         },
     )

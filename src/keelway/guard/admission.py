@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keelway.errors import Overloaded, Unavailable
+from keelway.errors import Overloaded
 
 
 class Admission:
@@ -11,15 +11,11 @@ class Admission:
     def __init__(self, max_in_flight: int) -> None:
         self._max_in_flight = max_in_flight
         self.in_flight = 0
-        self.closed = False
 
     def enter(self) -> None:
-        """Take a permit, to be given back with ``leave``. Raises ``Overloaded`` when none is left and ``Unavailable``
-        once the server is draining."""
+        """Take a permit, to be given back with ``leave``. Raises ``Overloaded`` when none is left."""
         if self.in_flight >= self._max_in_flight:
             raise Overloaded("the server is answering as many requests as it may; try again", retry_after=1.0)
-        if self.closed:
-            raise Unavailable("the server is shutting down; try another replica", retry_after=1.0)
         self.in_flight += 1
 
     def leave(self) -> None:
