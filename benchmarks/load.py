@@ -98,7 +98,18 @@ def load(wrk: str, url: str, body: Path, connections: int, seconds: float, core:
     """POST ``body`` to ``url`` over ``connections`` connections for ``seconds``, whole ones."""
     script = scratch / "post.lua"
     script.write_text(_SCRIPT)
-    command = ["taskset", "-c", str(core), wrk, "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", str(script), url]
+    command = [
+        "taskset",
+        "-c",
+        str(core),
+        wrk,
+        "-t1",
+        f"-c{connections}",
+        f"-d{math.ceil(seconds)}s",
+        "-s",
+        str(script),
+        url,
+    ]
     output = subprocess.run(
         command, env=os.environ | {"BENCH_BODY": str(body)}, check=True, capture_output=True, text=True
     ).stdout

@@ -23,8 +23,7 @@ def signature_from_tensors(inputs: Sequence[TensorSpec], outputs: Sequence[Tenso
     """
     batched = all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
     features = tuple(
-        Feature(spec.name, spec.datatype, spec.datatype in _FLOATS, _row(spec, batched))
-        for spec in inputs
+        Feature(spec.name, spec.datatype, spec.datatype in _FLOATS, _row(spec, batched)) for spec in inputs
     )
     task, label, probabilities = meaning_of(outputs)
     return ModelSignature(

@@ -100,7 +100,9 @@ def no_alias(connection: sa.Connection, name: str, alias: str) -> NotFound:
     require_model(connection, name)
     known = connection.execute(sa.select(aliases.c.alias).where(aliases.c.model == name)).scalars()
     return NotFound(
-        "the model has no such alias", field="alias", hint=_suggestion(alias, known, "set one with: keelway promote NAME@VERSION --alias")
+        "the model has no such alias",
+        field="alias",
+        hint=_suggestion(alias, known, "set one with: keelway promote NAME@VERSION --alias"),
     )
 
 
