@@ -185,7 +185,8 @@ def compare(expected: Block, printed: str, where: str) -> None:
 
 def words(text: str) -> dict[str, None]:
     """The words and versions in ``text``, without digests and times, which differ from run to run."""
-    text = re.sub(r"\b[0-9a-f]{12,}\b|\d{4}-\d\d-\d\dt[\d:.]+z?", " ", text.lower())
+    moments = r"\d{4}-\d\d-\d\dt[\d:.]+z?|[a-z]{3}, \d\d [a-z]{3} \d{4} [\d:]+ gmt"
+    text = re.sub(rf"\b[0-9a-f]{{12,}}\b|{moments}", " ", text.lower())
     return dict.fromkeys(re.findall(r"\d+\.\d+\.\d+(?![\d.])|[^\W\d]{3,}", text))
 
 
