@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import os
@@ -91,7 +92,7 @@ class Reader:
             if step.expected is not None:
                 compare(step.expected, printed.replace(self._address, "127.0.0.1:8080"), where)
             if "keelway promote" in text:
-                time.sleep(FOLLOWED)
+                self._until_followed()
 
     def close(self) -> None:
         server, self._server = self._server, None
@@ -103,6 +104,25 @@ class Reader:
                 server.kill()
                 raise
             assert code == 0, f"the server ended with exit code {code}:\n{self._log.read_text()}"
+
+    def _until_followed(self) -> None:
+        """Wait until a running server has seen a promotion and has tried to load what was promoted."""
+        time.sleep(FOLLOWED)
+        if self._server is None:
+            return
+        until = time.monotonic() + PATIENCE
+        while any(entry["reason"] == "loading" for entry in self._index()):
+            assert time.monotonic() < until, f"the server goes on loading\n{self._log.read_text()}"
+            time.sleep(0.1)
+
+    def _index(self) -> list[dict[str, str]]:
+        connection = http.client.HTTPConnection(self._address, timeout=PATIENCE)
+        try:
+            connection.request("POST", "/v2/repository/index")
+            index: list[dict[str, str]] = json.load(connection.getresponse())
+            return index
+        finally:
+            connection.close()
 
     def _run(self, text: str, refused: bool, where: str) -> str:
         # pipefail without -e: the page's blocks are what people paste, where the last command decides.
