@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check bench docs lock clean
+.PHONY: help install demo test test-slow check bench docs wire lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -43,6 +43,7 @@ check: $(VENV)/.installed ## format, lint, types, dependency rule, generated fil
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m keelway.cli.reference --check docs/reference
+	$(BIN)/python proto/generate.py --check
 
 bench: $(VENV)/.installed $(VENV)/.demo ## measure, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks
@@ -50,6 +51,9 @@ bench: $(VENV)/.installed $(VENV)/.demo ## measure, and write docs/benchmarks.md
 docs: $(VENV)/.installed ## write the generated pages anew, then check every link and code block
 	$(BIN)/python -m keelway.cli.reference docs/reference
 	$(BIN)/pytest -q -m "not slow" tests/docs
+
+wire: $(VENV)/.installed ## write src/keelway/wire anew from proto/
+	$(BIN)/python proto/generate.py
 
 lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: to the newest versions)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --all-extras --group dev pyproject.toml -o requirements/dev.txt
