@@ -368,7 +368,7 @@ def main(settings: str) -> None:
     shelf = Shelf().serve("m", score).serve("later", lambda: score(delay=0.5)).serve("gated", GatedRuntime)
     if "SLOW_START" in os.environ:
         shelf.may_load.clear()
-    App(load_settings(None, {}, json.loads(settings)), shelf).run(lambda url: print(url, flush=True))
+    App(load_settings(None, {}, json.loads(settings)), shelf).run(lambda addresses: print(*addresses, flush=True))
 
 
 __all__ = [

@@ -312,7 +312,7 @@ def service_routes() -> list[tuple[str, str]]:
     from keelway.transports.rest.service import Service
 
     nothing: Any = None  # which routes there are does not depend on what the service is given
-    service = Service(nothing, nothing, nothing, allow_model_control=False, draining=lambda: False)
+    service = Service(nothing, nothing, nothing, allow_model_control=False, ready=lambda: True)
     routes: Sequence[Any] = service.application.routes
     return [(method, route.path) for route in routes for method in sorted(route.methods - {"HEAD"})]
 
