@@ -38,6 +38,10 @@ SERVICES = (
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 
+#: Calls at once on one connection. A client keeps back what is beyond, so it is more than there are permits by default:
+#: a caller should hear that the server is busy, not wait without knowing.
+_CONCURRENT_STREAMS = 4096
+
 
 class GrpcServer:
     """``ready`` says whether the server is, drains included. Start and stop it on the loop that it is made on."""
@@ -120,7 +124,7 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", settings.http.max_header_bytes),
         ("grpc.absolute_max_metadata_size", settings.http.max_header_bytes),
-        ("grpc.max_concurrent_streams", settings.limits.max_in_flight),
+        ("grpc.max_concurrent_streams", _CONCURRENT_STREAMS),
         ("grpc.max_connection_idle_ms", int(settings.http.keep_alive_timeout * 1000)),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
