@@ -18,6 +18,7 @@ import msgspec
 
 from keelway import errors
 from keelway.cli.declared import Parameter, commands, own_parameters, usage
+from keelway.cli.grpc_reference import grpc_page
 from keelway.cli.markdown import help_text, page, plain, table
 from keelway.config import Settings, variables
 from keelway.contract.signature import ModelSignature
@@ -85,6 +86,7 @@ def pages() -> dict[str, str]:
     return {
         "cli.md": cli_page(),
         "errors.md": errors_page(),
+        "grpc.md": grpc_page(),
         "http.md": http_page(),
         "metrics.md": metrics_page(),
         "settings.md": settings_page(),

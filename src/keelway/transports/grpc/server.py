@@ -61,6 +61,8 @@ class GrpcServer:
             methods[path] = grpc.stream_stream_rpc_method_handler(guarded_stream(self._reflect, ids))
         self._server = grpc.aio.server(options=_options(settings))
         self._server.add_generic_rpc_handlers((_Methods(methods),))
+        #: Paths of all methods, with their leading slash.
+        self.methods = frozenset(methods)
 
     async def start(self, endpoint: Endpoint) -> str:
         """Listen, and say where: host and port. ``FailedPrecondition`` if the address is taken."""
