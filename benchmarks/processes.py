@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,8 +44,9 @@ class Weight(NamedTuple):
     proportional: float
 
 
+@cache
 def cores() -> tuple[int, int]:
-    """The core of the server and the core of the load; two different ones."""
+    """The core of the server and the core of the load, as this process found them when it began."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         raise SystemExit("bench: two cores are needed, one for the server and one for the load")
