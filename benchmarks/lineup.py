@@ -90,7 +90,9 @@ _BARE_GRPC = ("grpcio", "protobuf", "onnxruntime")
 _ON_MLSERVER = ("mlserver", "fastapi", "uvicorn", "uvloop", "httptools", "grpcio", "onnxruntime")
 _ON_KSERVE = ("kserve", "fastapi", "uvicorn", "uvloop", "httptools", "grpcio", "onnxruntime")
 
-_KEELWAY_SETTINGS = "`keelway serve` with every default: validation, metrics, JSON logs and inference records on"
+_KEELWAY_SETTINGS = (
+    "`keelway serve` with every default: validation, metrics, JSON logs and inference records on, no file of records"
+)
 _MLSERVER_SETTINGS = (
     "a custom runtime around ONNX Runtime, `parallel_workers` 0 (inference in the server's own process), not in debug "
     "mode, httptools installed beside it; metrics at their default, on"

@@ -25,6 +25,7 @@ _METHOD = """## Method
 - The server has one core, with all its processes, and the load another. Every server runs the same ONNX file, which
   `keelway push` made of a scikit-learn forest (100 trees, 30 features, the breast-cancer data), in ONNX Runtime with
   one thread. Those that have another model, or none, say so below.
+- "keelway does" is keelway's requests a second over V2 JSON (over gRPC: its own) as a multiple of that server's.
 - Servers take turns within a round, each round begins with another of them, and each is started anew for each round.
   Tables give the median of the rounds, and the lowest and highest. A ratio is taken within each round; the median is of
   those ratios.
@@ -34,7 +35,8 @@ _METHOD = """## Method
   A reply other than 2xx, a socket error or a timeout ends the run.
 - h2load does not see the trailers that carry gRPC's status. So a real client (grpcio) checks a reply first; the bytes
   of messages received have to be the count of successes times the size of that reply, since an error carries none; and
-  where a server counts its own successes ({counting}), that count has to grow by exactly what h2load counted.
+  where a server counts its own successes, that count has to grow by exactly what h2load counted:
+  {counting}.
 - V2 servers get the same bytes and answer label and probabilities. FastAPI, LitServe, mosec and BentoML, which leave
   the format to their user, get `{{"instances": [[…]]}}` and answer the probabilities alone, which is less work.
 - Start is from the start of the process to the first good answer. Memory is that of the whole process tree: resident,
@@ -120,7 +122,7 @@ def _served(title: str, lineup: Lineup, section: Section) -> Iterator[str]:
             continue
         yield f"### {title}: {scenario.name}"
         rows = [_rate_row(section, scenario.name, server) for server in servers]
-        yield _table(["server", "requests/s", "p50 ms", "p99 ms", "keelway is faster by"], rows)
+        yield _table(["server", "requests/s", "p50 ms", "p99 ms", "keelway does"], rows)
     if servers := section.servers(PROCESS):
         yield f"### {title}: start and memory"
         rows = [_process_row(section, server) for server in servers]

@@ -66,7 +66,7 @@ def measure(lineup: Lineup, bench: Bench) -> tuple[Notebook, dict[str, str], dic
             except (NotStarted, peers.NotMade) as error:
                 if one.required or turn:
                     raise SystemExit(f"bench: {one.name} did not start:\n{error}") from None
-                absent[one.name] = str(error)
+                absent[one.name] = str(error).replace(f"{ROOT}/", "")
                 print(f"{one.name} is left out:\n{error}", file=sys.stderr, flush=True)
             except Refused as error:
                 raise SystemExit(f"bench: {one.name}: {error}") from None
