@@ -15,8 +15,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests.certificates import Authority
 from tests.serving import GatedRuntime, Server, Shelf, score, wait_until
-from tests.transports.grpc.conftest import Authority
 
 from keelway.app import App
 from keelway.config import load_settings
