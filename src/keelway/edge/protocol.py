@@ -117,6 +117,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("this is no proxy")
             return
+        self._refuse_two_readings()
         super().on_headers_complete()
         # The request has its list of headers; what comes behind the body are trailers, which nobody here asked for.
         self.headers = []
@@ -193,6 +194,22 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.transport.write(reply)
             self.transport.close()
         self._finished = True
+
+    def _refuse_two_readings(self) -> None:
+        """``ValueError`` for what the parser takes and another reader could take otherwise: a body that is chunked and
+        something else, and a target that names another host than Host does (RFC 9112, 3.2.2 and 6.1)."""
+        codings, host = 0, b""
+        for name, value in self.headers:
+            if name == b"transfer-encoding":
+                codings += 1
+                if value.strip().lower() != b"chunked" or codings > 1:
+                    raise ValueError("the body is encoded in more ways than one")
+            elif name == b"host":
+                host = value
+        if b"://" in self.url and not self.url.startswith(b"/"):
+            authority = self.url.partition(b"://")[2].partition(b"/")[0]
+            if authority.lower() != host.lower():
+                raise ValueError("the target names another host")
 
     def _head_without_upgrade(self) -> bytes:
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
