@@ -40,6 +40,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._large_read = False
         self._trailing = False
+        self._begun = False
+        self._body_bytes = 0
+        self._unreadable = False
         self._upgrading = False
         self._answering: RequestResponseCycle | None = None
         self._unread = 0
@@ -68,7 +71,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._unreadable:
             return
         if self._head_since is None and self.timeout_keep_alive_task is not None and self._body_since is None:
             # The first bytes after a pause. They may be line ends, which the parser skips without a word.
@@ -76,12 +79,18 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_bytes = 0
         self._large_read = self._head_bytes + len(data) > self._settings.max_header_bytes
         trailing = self._trailing
+        self._begun, self._body_bytes = False, 0
         self._unset_keepalive_if_required()
         self._feed(data)
-        if self._head_since is not None or (trailing and self._trailing):
-            self._head_bytes += len(data)
+        if self._head_since is not None or (trailing and self._trailing and not self._body_bytes):
+            self._head_bytes += self._unfinished(data) if self._begun else len(data)
             if self._head_bytes > self._settings.max_header_bytes:
                 self._refuse(_LARGE_HEAD)
+
+    def _unfinished(self, data: bytes) -> int:
+        """Bytes at the end of ``data`` that belong to a head which began in it, behind the requests before: an empty
+        line ends their heads, and what the parser took for a body stands between."""
+        return max(0, len(data) - (data.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0) - self._body_bytes)
 
     def _feed(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -100,10 +109,12 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.transport.close()
                 return
             self.logger.warning("refused a request that is not valid HTTP/1.1")
-            self.send_400_response("the request is not valid HTTP/1.1")
+            if not self._ends_behind_others():
+                self.send_400_response("the request is not valid HTTP/1.1")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._begun = True
         self._head_since = self._now()
         self._head_bytes = 0
 
@@ -121,6 +132,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # The request has its list of headers; what comes behind the body are trailers, which nobody here asked for.
         self.headers = []
+        self._body_bytes = 0
         self.cycle.transport = self._reply_transport  # type: ignore[assignment]
         self._body_since = self._now()
         if self._closing_soon:
@@ -137,6 +149,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._trailing = False
+        self._body_bytes += len(body)
         if self.cycle is not None:
             super().on_body(body)
 
@@ -187,7 +200,26 @@ class LimitedProtocol(HttpToolsProtocol):
         elif now - self._stalled_since > settings.body_timeout:
             self.transport.abort()
 
+    def _ends_behind_others(self) -> bool:
+        """Whether requests before the one that is refused are still being answered. Then the connection ends behind
+        the last of them: written now, a refusal would be taken for the answer to the first."""
+        last = self.cycle
+        if last is not None and self._body_since is not None:
+            # It is refused for its body, and has not begun if it waits behind others.
+            if not self.pipeline:
+                return False
+            self.pipeline.popleft()
+            last = self.pipeline[0][0] if self.pipeline else self._answering
+        if last is None or last.response_complete:
+            return False
+        last.keep_alive = False
+        self._unreadable = True
+        self._head_since = self._body_since = None
+        return True
+
     def _refuse(self, reply: bytes) -> None:
+        if reply and self._ends_behind_others():
+            return
         self._head_since = self._body_since = None
         if not self.transport.is_closing():
             if reply and not self._finished:
