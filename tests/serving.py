@@ -30,7 +30,7 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 from tests.wire import BLOCKING, PATIENCE, ROW, TENSORS, Reply, Wire, ask, predict_bytes, request_bytes
 
-from keelway.app import App
+from keelway.app import Addresses, App
 from keelway.artifacts.manifest import Manifest
 from keelway.config import load_settings
 from keelway.contract.baseline import Baseline
@@ -237,6 +237,8 @@ class Server:
         sections["http"] = {"address": f"127.0.0.1:{self.port}", **settings.get("http", {})}
         self.url = f"http://127.0.0.1:{self.port}"
         self.app = App(load_settings(None, {}, sections), source)
+        #: Host and port of gRPC, where ``grpc={"address": "127.0.0.1:0"}`` asks for it and once it is ready.
+        self.grpc = ""
         self.error: BaseException | None = None
         self.listening = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -245,12 +247,16 @@ class Server:
     def _run(self) -> None:
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
-            await self.app.serve(lambda url: self.listening.set())
+            await self.app.serve(self._heard)
 
         try:
             uvloop.run(serve())
         except BaseException as error:  # noqa: BLE001 - the test's thread looks at it
             self.error = error
+
+    def _heard(self, addresses: Addresses) -> None:
+        self.grpc = addresses.grpc
+        self.listening.set()
 
     def start(self) -> Server:
         """Start without waiting until the models are loaded."""
@@ -368,7 +374,7 @@ def main(settings: str) -> None:
     shelf = Shelf().serve("m", score).serve("later", lambda: score(delay=0.5)).serve("gated", GatedRuntime)
     if "SLOW_START" in os.environ:
         shelf.may_load.clear()
-    App(load_settings(None, {}, json.loads(settings)), shelf).run(lambda url: print(url, flush=True))
+    App(load_settings(None, {}, json.loads(settings)), shelf).run(lambda addresses: print(*addresses, flush=True))
 
 
 __all__ = [

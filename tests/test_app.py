@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -37,9 +36,9 @@ from tests.serving import (
     wait_until,
 )
 
-from keelway.app import App, address_of, bind, split_address
-from keelway.config import HttpSettings, load_settings
-from keelway.errors import CorruptArtifact, FailedPrecondition, InvalidInput, KeelwayError
+from keelway.app import Addresses, App
+from keelway.config import load_settings
+from keelway.errors import CorruptArtifact, FailedPrecondition, KeelwayError
 from keelway.observe.records import JsonLinesSink
 from keelway.ports import Runtime
 from keelway.types import InferenceRecord
@@ -48,42 +47,6 @@ READY_ROUTES = ["/health/ready", "/v2/health/ready", "/ping"]
 
 
 # Where it listens
-
-
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [("127.0.0.1:8080", ("127.0.0.1", 8080)), ("[::1]:0", ("::1", 0)), ("localhost:65535", ("localhost", 65535))],
-)
-def test_an_address_is_a_host_and_a_port(address: str, parts: tuple[str, int]) -> None:
-    assert split_address(address) == parts
-
-
-@pytest.mark.parametrize("address", ["", "8080", ":8080", "127.0.0.1", "127.0.0.1:", "host:http", "host:65536", "h:-1"])
-def test_anything_else_is_no_address(address: str) -> None:
-    with pytest.raises(InvalidInput) as refusal:
-        bind(HttpSettings(address=address))
-    assert refusal.value.field == "http.address"
-
-
-def test_a_host_that_cannot_be_resolved_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(InvalidInput, match="resolved"):
-        bind(HttpSettings(address="nowhere.invalid:80"))
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"])
-def test_listening_beyond_loopback_needs_to_be_said(address: str) -> None:
-    with pytest.raises(FailedPrecondition, match="beyond loopback") as refusal:
-        bind(HttpSettings(address=address))
-    assert "--insecure" in (refusal.value.hint or "")
-
-
-def test_listening_beyond_loopback_when_it_was_said() -> None:
-    with closing(bind(HttpSettings(address="0.0.0.0:0", insecure=True))) as listener:
-        assert address_of(listener).startswith("http://0.0.0.0:")
 
 
 def test_an_address_that_is_taken_is_one_line_with_a_way_out() -> None:
@@ -287,8 +250,8 @@ def test_a_drain_says_nothing_of_errors(server: Server, caplog: pytest.LogCaptur
 
 
 def test_an_app_can_be_served_on_a_loop_of_the_callers() -> None:
-    async def scene() -> list[str]:
-        urls: list[str] = []
+    async def scene() -> list[Addresses]:
+        urls: list[Addresses] = []
         app = App(load_settings(None, {}, {"http": {"address": "127.0.0.1:0"}}), Shelf().serve("m", score))
         serving = asyncio.create_task(app.serve(urls.append))
         while not urls:  # noqa: ASYNC110 - the callback knows no event
@@ -298,7 +261,7 @@ def test_an_app_can_be_served_on_a_loop_of_the_callers() -> None:
         return urls
 
     (url,) = asyncio.run(scene())
-    assert int(url.rpartition(":")[2]) > 0
+    assert int(url.http.rpartition(":")[2]) > 0
 
 
 # Signals, on a process

@@ -9,31 +9,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import logging
 import math
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from inspect import isawaitable
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 
 from keelway.clock import Clock, SystemClock
 from keelway.codecs.rows import RowCodec
-from keelway.config import HttpSettings, Settings
+from keelway.config import Settings
 from keelway.contract.names import fold
 from keelway.dataplane import Answer, DataPlane, InferenceCall
+from keelway.edge.listening import address_of, bind, resolve, split_address
 from keelway.edge.protocol import protocol_factory, sweep_forever
-from keelway.errors import FailedPrecondition, InvalidInput
+from keelway.errors import FailedPrecondition
 from keelway.guard.admission import Admission
 from keelway.hosting.fleet import Fleet
 from keelway.hosting.loading import load_version
 from keelway.hosting.sources import ModelSource
 from keelway.observe.metrics import ServingMetrics
 from keelway.observe.records import JsonLinesSink, NullSink, RecordRing
+from keelway.observe.request_ids import RequestIds
 from keelway.ports import RecordSink
 from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot
 from keelway.transports.rest.door import Door
@@ -41,7 +42,17 @@ from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.service import Service
 from keelway.types import InferenceRecord
 
+if TYPE_CHECKING:
+    from keelway.transports.grpc.server import GrpcServer
+
 log = logging.getLogger("keelway.app")
+
+
+class Addresses(NamedTuple):
+    """Where a server listens: the URL of REST, and host and port of gRPC (empty: it is not served)."""
+
+    http: str
+    grpc: str
 
 
 class App:
@@ -56,14 +67,16 @@ class App:
         self._sink: RecordSink = JsonLinesSink(Path(settings.records.file)) if settings.records.file else NullSink()
         self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock)
         self._fleet = Fleet(source, settings.runtime, settings.limits, self._publish, self._metrics, self._clock)
+        self._ids = RequestIds()
+        self._grpc: GrpcServer | None = None
         self._draining = False
         self._patience_ends = math.inf
         self._forced = asyncio.Event()
         self._abandoned = False
         self._server: uvicorn.Server | None = None
 
-    def run(self, on_listening: Callable[[str], None] = lambda url: None) -> None:
-        """Serve until SIGTERM or SIGINT. ``on_listening`` is told the address once the server is ready.
+    def run(self, on_listening: Callable[[Addresses], None] = lambda addresses: None) -> None:
+        """Serve until SIGTERM or SIGINT. ``on_listening`` is told the addresses once the server is ready.
 
         Raises ``KeelwayError`` when the server cannot start: the address is taken or not allowed, a model does not
         load."""
@@ -78,10 +91,15 @@ class App:
 
         uvloop.run(serve())
 
-    async def serve(self, on_listening: Callable[[str], None] = lambda url: None) -> None:
+    async def serve(self, on_listening: Callable[[Addresses], None] = lambda addresses: None) -> None:
         """As ``run``, on the running loop."""
-        listener = bind(self.settings.http)
-        url = address_of(listener)
+        http = self.settings.http
+        listener = bind(resolve(http.address, "http.address", insecure=http.insecure))
+        try:
+            grpc_address = await self._start_grpc()
+        except BaseException:
+            listener.close()
+            raise
         server = self._server = _Server(self._uvicorn_config())
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         background = [
@@ -96,13 +114,13 @@ class App:
                     gc.collect()
                     gc.freeze()
                     background.append(asyncio.create_task(self._fleet.follow(self.settings.registry.poll_interval)))
-                    on_listening(url)
+                    on_listening(Addresses(f"http://{address_of(listener)}", grpc_address))
                 await serving
             finally:
                 server.should_exit = True
                 for task in background:
                     task.cancel()
-                await asyncio.gather(serving, *background, return_exceptions=True)
+                await asyncio.gather(serving, self._stop_grpc(), *background, return_exceptions=True)
                 listener.close()
                 await self._close_models()
                 await self._flush()
@@ -143,6 +161,29 @@ class App:
         await asyncio.sleep(delay)
         if self._server is not None:
             self._server.should_exit = True
+        await self._stop_grpc()
+
+    async def _start_grpc(self) -> str:
+        """Serve gRPC where the settings say; the address, empty without one."""
+        settings = self.settings
+        if not settings.grpc.address:
+            return ""
+        endpoint = resolve(settings.grpc.address, "grpc.address", insecure=settings.http.insecure)
+        try:
+            from keelway.transports.grpc.server import GrpcServer
+        except ImportError:
+            raise FailedPrecondition("serving gRPC needs grpcio", hint='pip install "keelway[grpc]"') from None
+        self._grpc = GrpcServer(settings, self._plane, self._fleet, self._ids, self._is_ready)
+        return await self._grpc.start(endpoint)
+
+    async def _stop_grpc(self) -> None:
+        """Calls under way may finish for as long as a drain may take; without a drain there are none to wait for."""
+        if self._grpc is not None:
+            left = self._patience_ends - self._clock.monotonic() if self._draining else 0.0
+            await self._grpc.stop(max(0.0, left))
+
+    def _is_ready(self) -> bool:
+        return self._fleet.ready and not self._draining
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -153,6 +194,8 @@ class App:
             if self._draining and self._server is not None:
                 self._server.should_exit = self._server.force_exit = True
                 self._forced.set()
+                if self._grpc is not None:
+                    drains.add(loop.create_task(self._grpc.stop(0.0)))
             drains.add(loop.create_task(self.drain(delay)))
 
         try:
@@ -175,11 +218,13 @@ class App:
             self._fleet,
             self._metrics,
             allow_model_control=settings.serving.allow_model_control,
-            draining=lambda: self._draining,
+            ready=self._is_ready,
         )
         host, _ = split_address(settings.http.address)
         origins = OriginPolicy(host, settings.http.allowed_hosts, settings.http.allowed_origins)
-        door = Door(self._plane, settings.http, settings.limits, origins, service.application, lambda: self._draining)
+        door = Door(
+            self._plane, settings.http, settings.limits, origins, self._ids, service.application, lambda: self._draining
+        )
         return uvicorn.Config(
             door,
             http=protocol_factory(settings.http, self._clock),  # type: ignore[arg-type]
@@ -232,46 +277,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def bind(settings: HttpSettings) -> socket.socket:
-    """A listening socket for ``settings.address``. ``InvalidInput`` if that is no address, ``FailedPrecondition`` if
-    it is taken, or beyond loopback without ``insecure``."""
-    host, port = split_address(settings.address)
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror:
-        raise InvalidInput("the host of http.address cannot be resolved", field="http.address") from None
-    if not ipaddress.ip_address(address[0]).is_loopback and not settings.insecure:
-        raise FailedPrecondition(
-            "refusing to listen beyond loopback without credentials",
-            hint="listen on 127.0.0.1 behind a gateway, or say --insecure if the network is trusted",
-        )
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise FailedPrecondition(
-            f"cannot listen on {settings.address}: {error.strerror}", hint="choose another port with --http HOST:PORT"
-        ) from None
-    return listener
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``host:port`` or ``[v6]:port``. ``InvalidInput`` if there is no port."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdigit() or int(port) > 65535:
-        raise InvalidInput("http.address must be HOST:PORT, such as 127.0.0.1:8080", field="http.address")
-    return host.strip("[]"), int(port)
-
-
-def address_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextlib.contextmanager

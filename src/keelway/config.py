@@ -79,6 +79,24 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = 4096
 
 
+class GrpcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    address: Annotated[
+        str,
+        Meta(
+            description="Host and port to serve gRPC on, such as `127.0.0.1:9090`; port 0 takes a free one. "
+            "Empty: no gRPC. Sizes and idle times are limited as in `http`."
+        ),
+    ] = ""
+    tls_certificate: Annotated[
+        str, Meta(description="PEM file of the server's certificate chain. With it, gRPC speaks TLS only.")
+    ] = ""
+    tls_private_key: Annotated[str, Meta(description="PEM file of the certificate's private key.")] = ""
+    tls_client_ca: Annotated[
+        str,
+        Meta(description="PEM file of authorities. With it, only clients that show a certificate of theirs come in."),
+    ] = ""
+
+
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_rows: Annotated[PositiveInt, Meta(description="Rows in one request; beyond it 413.")] = 100_000
     max_nesting: Annotated[PositiveInt, Meta(description="Depth of nested JSON arrays and objects; beyond it 400.")] = (
@@ -172,6 +190,7 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     registry: RegistrySettings = RegistrySettings()
     http: HttpSettings = HttpSettings()
+    grpc: GrpcSettings = GrpcSettings()
     limits: LimitSettings = LimitSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     serving: ServingSettings = ServingSettings()

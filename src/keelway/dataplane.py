@@ -24,6 +24,7 @@ from keelway.types import (
     ANONYMOUS,
     Array,
     BoundRequest,
+    ColumnRequest,
     InferenceRecord,
     InferenceRequest,
     InferenceResponse,
@@ -40,8 +41,9 @@ STAGE_SAMPLE = 16
 
 
 class InferenceCall(msgspec.Struct, frozen=True, gc=False):
-    """One request as a transport hands it over. ``selector`` is a version, an alias or ``None``; ``deadline`` is on the
-    monotonic clock, in seconds; ``header_length`` is that of the binary tensor extension."""
+    """One request as a transport hands it over. ``selector`` is a version, an alias or ``None``; an empty ``model``
+    says that the body names both. ``deadline`` is on the monotonic clock, in seconds; ``header_length`` is that of the
+    binary tensor extension."""
 
     model: str
     selector: str | None
@@ -115,7 +117,7 @@ class DataPlane:
         try:
             passage.request = request = call.codec.parse(call.body, call.header_length)
             self._mark(passage)
-            passage.version = version = self.snapshot.resolve(call.model, call.selector)
+            passage.version = version = self.snapshot.resolve(*target(call, request))
             authorise(call.principal, version)
             bound = version.binding.bind(request)
             self._mark(passage)
@@ -215,6 +217,7 @@ class DataPlane:
             bound.row_errors,
             bound.positions,
             bound.tags,
+            self.clock.monotonic() - passage.started,
         )
         encoded = call.codec.encode(response, request)
         self._mark(passage)
@@ -284,6 +287,13 @@ def authorise(principal: Principal, version: ServedVersion) -> None:
     """Without scope, a forbidden model looks like an unknown one."""
     if not principal.may("predict", version.name):
         raise NotFound("no such model or version is served here")
+
+
+def target(call: InferenceCall, request: InferenceRequest) -> tuple[str, str | None]:
+    """The model asked for, and its version or alias: by the path, or by the body where the format names them there."""
+    if call.model or isinstance(request, ColumnRequest):
+        return call.model, call.selector
+    return request.model, request.selector
 
 
 def is_atomic(request: InferenceRequest) -> bool:

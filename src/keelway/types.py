@@ -88,22 +88,27 @@ class RequestedOutput(msgspec.Struct, frozen=True, gc=False):
 class TensorRequest(msgspec.Struct, frozen=True, gc=False):
     """A request in tensors (Open Inference Protocol). Atomic: it succeeds or fails as a whole.
 
-    ``outputs`` empty means all. ``binary_outputs`` is the default for outputs that do not say."""
+    ``outputs`` empty means all. ``binary_outputs`` is the default for outputs that do not say. ``model`` and
+    ``selector`` are what the body names, in a format that names the model there (gRPC)."""
 
     inputs: Sequence[WireTensor]
     outputs: Sequence[RequestedOutput] = ()
     id: str = ""
     binary_outputs: bool = False
+    model: str = ""
+    selector: str | None = None
 
 
 class RowRequest(msgspec.Struct, frozen=True, gc=False):
     """A request in rows, for people: each row is a mapping of feature name to value, or a list in the model's order.
 
-    Rows succeed or fail one by one unless ``atomic``.
+    Rows succeed or fail one by one unless ``atomic``. ``model`` and ``selector`` are as in ``TensorRequest``.
     """
 
     rows: Sequence[Any]
     atomic: bool = False
+    model: str = ""
+    selector: str | None = None
 
 
 class ColumnRequest(msgspec.Struct, frozen=True, gc=False):
@@ -145,7 +150,8 @@ class InferenceResponse(msgspec.Struct, frozen=True, gc=False):
     """What one version of one model answered.
 
     ``outputs`` are in the order asked for. ``rows``, ``row_errors`` and ``positions`` are as in ``BoundRequest``;
-    ``outputs`` hold only the rows that were run. ``served_at`` is in seconds since the Unix epoch.
+    ``outputs`` hold only the rows that were run. ``served_at`` is in seconds since the Unix epoch, ``latency`` in
+    seconds from the whole request read to its outputs there.
     """
 
     model: str
@@ -160,6 +166,7 @@ class InferenceResponse(msgspec.Struct, frozen=True, gc=False):
     row_errors: Mapping[int, Exception] = {}
     positions: Sequence[int] | None = None
     tags: Sequence[str] = ()
+    latency: float = 0.0
 
 
 class Principal(msgspec.Struct, frozen=True):

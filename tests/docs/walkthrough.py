@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 
 from tests.docs.pages import Block, blocks
 
+#: Addresses as the pages have them; a reader takes free ones.
+HTTP, GRPC = "127.0.0.1:8080", "127.0.0.1:9090"
 #: Seconds for one command, or for a server to become ready or to stop.
 PATIENCE = 180.0
 #: Seconds in which running servers have certainly seen a promotion.
@@ -74,6 +76,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._address = f"127.0.0.1:{free_port()}"
+        self._grpc_address = f"127.0.0.1:{free_port()}"
         self._server: subprocess.Popen[str] | None = None
         self._log = folder / "server.log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEELWAY_")}
@@ -84,13 +87,14 @@ class Reader:
     def follow(self, page: Path) -> None:
         for step in steps(page):
             where = f"{page.name}, line {step.block.line}"
-            text = step.block.text.replace("127.0.0.1:8080", self._address)
+            text = step.block.text.replace(HTTP, self._address).replace(GRPC, self._grpc_address)
             if step.file:
                 (self._folder / step.file).write_text(text)
                 continue
             printed = self._serve(text, where) if step.serves else self._run(text, step.is_refused, where)
             if step.expected is not None:
-                compare(step.expected, printed.replace(self._address, "127.0.0.1:8080"), where)
+                printed = printed.replace(self._address, HTTP).replace(self._grpc_address, GRPC)
+                compare(step.expected, printed, where)
             if "keelway promote" in text:
                 self._until_followed()
 

@@ -18,6 +18,7 @@ import msgspec
 
 from keelway import errors
 from keelway.cli.declared import Parameter, commands, own_parameters, usage
+from keelway.cli.grpc_reference import grpc_page
 from keelway.cli.markdown import help_text, page, plain, table
 from keelway.config import Settings, variables
 from keelway.contract.signature import ModelSignature
@@ -85,6 +86,7 @@ def pages() -> dict[str, str]:
     return {
         "cli.md": cli_page(),
         "errors.md": errors_page(),
+        "grpc.md": grpc_page(),
         "http.md": http_page(),
         "metrics.md": metrics_page(),
         "settings.md": settings_page(),
@@ -312,7 +314,7 @@ def service_routes() -> list[tuple[str, str]]:
     from keelway.transports.rest.service import Service
 
     nothing: Any = None  # which routes there are does not depend on what the service is given
-    service = Service(nothing, nothing, nothing, allow_model_control=False, draining=lambda: False)
+    service = Service(nothing, nothing, nothing, allow_model_control=False, ready=lambda: True)
     routes: Sequence[Any] = service.application.routes
     return [(method, route.path) for route in routes for method in sorted(route.methods - {"HEAD"})]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from keelway.config import Settings
     from keelway.hosting.sources import ModelSource
 
-HELP = """Serve models over REST until SIGTERM or Ctrl-C.
+HELP = """Serve models over REST, and gRPC where asked for, until SIGTERM or Ctrl-C.
 
 NAME follows the champion of a registered model; NAME@VERSION stays; NAME@ALIAS follows an alias. A path serves one
 ONNX file as it is, without a registry. Prints the address once everything is loaded.
@@ -21,7 +21,7 @@ ONNX file as it is, without a registry. Prints the address once everything is lo
 \b
 Examples:
   keelway serve model.onnx
-  keelway serve lead_scoring --http 127.0.0.1:8080
+  keelway serve lead_scoring --http 127.0.0.1:8080 --grpc 127.0.0.1:9090
   keelway serve lead_scoring@1.2.0 churn@challenger --config keelway.toml
 """
 
@@ -33,6 +33,10 @@ def serve(
     http: Annotated[
         str | None,
         typer.Option("--http", metavar="HOST:PORT", help="Listen here; default 127.0.0.1:8080, port 0: free."),
+    ] = None,
+    grpc: Annotated[
+        str | None,
+        typer.Option("--grpc", metavar="HOST:PORT", help="Serve gRPC too, here; port 0: free. Default: not served."),
     ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Allow listening beyond loopback without credentials.")
@@ -51,7 +55,7 @@ def serve(
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
 ) -> None:
-    from keelway.app import App
+    from keelway.app import Addresses, App
     from keelway.config import load_settings
     from keelway.observe.logs import configure
 
@@ -60,6 +64,7 @@ def serve(
         overrides={
             "registry": {"store": store, "artifacts": artifacts},
             "http": {"address": http, "insecure": insecure},
+            "grpc": {"address": grpc},
             "runtime": {
                 "allowed_python": tuple(allow_python) if allow_python else None,
                 "trusted_types": tuple(trust_type) if trust_type else None,
@@ -71,8 +76,11 @@ def serve(
     source = model_source(settings)
     names = ", ".join(settings.serving.models)
 
-    def announce(url: str) -> None:
-        typer.echo(f"keelway serves {names} at {url} (documentation: {url}/docs)")
+    def announce(addresses: Addresses) -> None:
+        url, grpc = addresses
+        typer.echo(
+            f"keelway serves {names} at {url}{' and grpc://' + grpc if grpc else ''} (documentation: {url}/docs)"
+        )
 
     App(settings, source).run(announce)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from keelway.codecs.shapes import reshape
 from keelway.contract.values import numpy_dtype
 from keelway.errors import InvalidInput, MalformedRequest
 from keelway.types import Array
@@ -36,15 +37,6 @@ def decode_tensor(raw: memoryview, datatype: str, shape: tuple[int, ...], name: 
     if datatype == "BOOL" and not set(bytes(raw)) <= {0, 1}:
         raise InvalidInput(f"input {name!r}: a BOOL is one byte, 0 or 1", field=name)
     return reshape(np.frombuffer(raw, dtype=dtype), shape, name)
-
-
-def reshape(flat: Array, shape: tuple[int, ...], name: str) -> Array:
-    """``flat`` in ``shape``, which it is known to fill. ``InvalidInput`` for an empty tensor whose other dimensions are
-    beyond NumPy."""
-    try:
-        return flat.reshape(shape)
-    except ValueError:
-        raise InvalidInput(f"input {name!r}: a dimension of the shape is too large", field=name) from None
 
 
 def encode_tensor(array: Array) -> bytes:

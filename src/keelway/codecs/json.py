@@ -6,15 +6,15 @@ BYTES are UTF-8 text in JSON.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 import orjson
 
-from keelway.codecs.binary import decode_tensor, encode_tensor, reshape, split_body
+from keelway.codecs.binary import decode_tensor, encode_tensor, split_body
 from keelway.codecs.limits import DEFAULT_MAX_NESTING, check_nesting
+from keelway.codecs.shapes import check_shape, shaped
 from keelway.contract.values import MAX_AXES, flatten, float_array, numpy_dtype, to_array
 from keelway.errors import InvalidInput, MalformedRequest, Unsupported
 from keelway.ports import Encoded
@@ -98,7 +98,7 @@ class OpenInferenceCodec:
                 return self._parse_any(body, memoryview(b""))
             data = float_array(tensor.data, tensor.datatype, tensor.name)
             inputs.append(
-                WireTensor(tensor.name, tensor.datatype, tensor.shape, _shaped(data, tensor.shape, tensor.name))
+                WireTensor(tensor.name, tensor.datatype, tensor.shape, shaped(data, tensor.shape, tensor.name))
             )
         return _request(request, inputs)
 
@@ -189,12 +189,6 @@ def json_rows(array: Array) -> Any:
     return array if array.flags.c_contiguous else array.copy()
 
 
-def check_shape(shape: Sequence[int], name: str) -> None:
-    """``InvalidInput`` if a dimension is negative."""
-    if any(size < 0 for size in shape):
-        raise InvalidInput(f"input {name!r}: a dimension of the shape is negative", field=name)
-
-
 def _texts(value: Any) -> Any:
     return [_texts(item) for item in value] if isinstance(value, list) else _text(value)
 
@@ -215,14 +209,7 @@ def _from_json(tensor: _AnyInput) -> Array:
     scalars, shape = flatten(tensor.data, tensor.name)
     if len(shape) > 1 and shape != tensor.shape:
         raise InvalidInput(f"input {tensor.name!r}: nested data has shape {list(shape)}", field=tensor.name)
-    return _shaped(to_array(scalars, tensor.datatype, tensor.name), tensor.shape, tensor.name)
-
-
-def _shaped(flat: Array, shape: tuple[int, ...], name: str) -> Array:
-    if len(flat) != math.prod(shape) or min(shape, default=0) < 0:
-        check_shape(shape, name)
-        raise InvalidInput(f"input {name!r}: {len(flat)} values do not make the shape it states", field=name)
-    return reshape(flat, shape, name)
+    return shaped(to_array(scalars, tensor.datatype, tensor.name), tensor.shape, tensor.name)
 
 
 def _request(request: _FloatRequest | _AnyRequest, inputs: Sequence[WireTensor]) -> TensorRequest:

@@ -75,6 +75,11 @@ class ServedVersion:
         object.__setattr__(self, "output_names", tuple(spec.name for spec in signature.outputs))
         object.__setattr__(self, "output_datatypes", {spec.name: spec.datatype for spec in signature.outputs})
 
+    @property
+    def platform(self) -> str:
+        """What the Open Inference Protocol calls the platform of a model."""
+        return f"keelway_{self.metadata['runtime']}"
+
     def check_outputs(self, names: tuple[str, ...]) -> None:
         """``InvalidInput`` naming the model's outputs if one of ``names`` is not among them, or is there twice: one
         output asked for a million times would be written a million times."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n keelway/wire/model_service.proto\x12\nkeelway.v1\"\xa8\x01\n\x05Value\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x66lag\x18\x04 \x01(\x08H\x00\x12\x0e\n\x04\x64\x61ta\x18\x05 \x01(\x0cH\x00\x12 \n\x04list\x18\x06 \x01(\x0b\x32\x10.keelway.v1.ListH\x00\x12 \n\x04null\x18\x07 \x01(\x0e\x32\x10.keelway.v1.NullH\x00\x42\x06\n\x04kind\")\n\x04List\x12!\n\x06values\x18\x01 \x03(\x0b\x32\x11.keelway.v1.Value\"z\n\x03Row\x12/\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x1d.keelway.v1.Row.FeaturesEntry\x1a\x42\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.keelway.v1.Value:\x02\x38\x01\"\xb0\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12:\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32(.keelway.v1.PredictRequest.FeaturesEntry\x1a\x42\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.keelway.v1.Value:\x02\x38\x01\"T\n\x13\x42\x61tchPredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1d\n\x04rows\x18\x03 \x03(\x0b\x32\x0f.keelway.v1.Row\"\xe6\x01\n\nPrediction\x12 \n\x05value\x18\x01 \x01(\x0b\x32\x11.keelway.v1.Value\x12\x17\n\nconfidence\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rprobabilities\x18\x03 \x03(\x01\x12\x34\n\x07outputs\x18\x04 \x03(\x0b\x32#.keelway.v1.Prediction.OutputsEntry\x1a\x41\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.keelway.v1.Value:\x02\x38\x01\x42\r\n\x0b_confidence\"8\n\x08RowError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\"k\n\tRowResult\x12,\n\nprediction\x18\x01 \x01(\x0b\x32\x16.keelway.v1.PredictionH\x00\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x14.keelway.v1.RowErrorH\x00\x42\t\n\x07outcome\"\xb9\x01\n\x06Served\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x17\n\x0fpolicy_revision\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0c\n\x04time\x18\x06 \x01(\t\x12\x12\n\nlatency_us\x18\x07 \x01(\x03\x12!\n\x06labels\x18\x08 \x03(\x0b\x32\x11.keelway.v1.Value\x12\r\n\x05\x66lags\x18\t \x03(\t\"a\n\x0fPredictResponse\x12*\n\nprediction\x18\x01 \x01(\x0b\x32\x16.keelway.v1.Prediction\x12\"\n\x06served\x18\x02 \x01(\x0b\x32\x12.keelway.v1.Served\"b\n\x14\x42\x61tchPredictResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.keelway.v1.RowResult\x12\"\n\x06served\x18\x02 \x01(\x0b\x32\x12.keelway.v1.Served*\x10\n\x04Null\x12\x08\n\x04NULL\x10\x00\x32\xa9\x01\n\x0cModelService\x12\x44\n\x07Predict\x12\x1a.keelway.v1.PredictRequest\x1a\x1b.keelway.v1.PredictResponse\"\x00\x12S\n\x0c\x42\x61tchPredict\x12\x1f.keelway.v1.BatchPredictRequest\x1a .keelway.v1.BatchPredictResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n keelway/wire/model_service.proto\x12\nkeelway.v1\"\xbc\x01\n\x05Value\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x66lag\x18\x04 \x01(\x08H\x00\x12\x0e\n\x04\x64\x61ta\x18\x05 \x01(\x0cH\x00\x12 \n\x04list\x18\x06 \x01(\x0b\x32\x10.keelway.v1.ListH\x00\x12 \n\x04null\x18\x07 \x01(\x0e\x32\x10.keelway.v1.NullH\x00\x12\x12\n\x08unsigned\x18\x08 \x01(\x04H\x00\x42\x06\n\x04kind\")\n\x04List\x12!\n\x06values\x18\x01 \x03(\x0b\x32\x11.keelway.v1.Value\"z\n\x03Row\x12/\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x1d.keelway.v1.Row.FeaturesEntry\x1a\x42\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.keelway.v1.Value:\x02\x38\x01\"\xb0\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12:\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32(.keelway.v1.PredictRequest.FeaturesEntry\x1a\x42\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.keelway.v1.Value:\x02\x38\x01\"T\n\x13\x42\x61tchPredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1d\n\x04rows\x18\x03 \x03(\x0b\x32\x0f.keelway.v1.Row\"\xe6\x01\n\nPrediction\x12 \n\x05value\x18\x01 \x01(\x0b\x32\x11.keelway.v1.Value\x12\x17\n\nconfidence\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rprobabilities\x18\x03 \x03(\x01\x12\x34\n\x07outputs\x18\x04 \x03(\x0b\x32#.keelway.v1.Prediction.OutputsEntry\x1a\x41\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.keelway.v1.Value:\x02\x38\x01\x42\r\n\x0b_confidence\"8\n\x08RowError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\"k\n\tRowResult\x12,\n\nprediction\x18\x01 \x01(\x0b\x32\x16.keelway.v1.PredictionH\x00\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x14.keelway.v1.RowErrorH\x00\x42\t\n\x07outcome\"\xb9\x01\n\x06Served\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x17\n\x0fpolicy_revision\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0c\n\x04time\x18\x06 \x01(\t\x12\x12\n\nlatency_us\x18\x07 \x01(\x03\x12!\n\x06labels\x18\x08 \x03(\x0b\x32\x11.keelway.v1.Value\x12\r\n\x05\x66lags\x18\t \x03(\t\"a\n\x0fPredictResponse\x12*\n\nprediction\x18\x01 \x01(\x0b\x32\x16.keelway.v1.Prediction\x12\"\n\x06served\x18\x02 \x01(\x0b\x32\x12.keelway.v1.Served\"b\n\x14\x42\x61tchPredictResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.keelway.v1.RowResult\x12\"\n\x06served\x18\x02 \x01(\x0b\x32\x12.keelway.v1.Served*\x10\n\x04Null\x12\x08\n\x04NULL\x10\x00\x32\xa9\x01\n\x0cModelService\x12\x44\n\x07Predict\x12\x1a.keelway.v1.PredictRequest\x1a\x1b.keelway.v1.PredictResponse\"\x00\x12S\n\x0c\x42\x61tchPredict\x12\x1f.keelway.v1.BatchPredictRequest\x1a .keelway.v1.BatchPredictResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,36 +37,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST_FEATURESENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTION_OUTPUTSENTRY']._loaded_options = None
   _globals['_PREDICTION_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_NULL']._serialized_start=1438
-  _globals['_NULL']._serialized_end=1454
+  _globals['_NULL']._serialized_start=1458
+  _globals['_NULL']._serialized_end=1474
   _globals['_VALUE']._serialized_start=49
-  _globals['_VALUE']._serialized_end=217
-  _globals['_LIST']._serialized_start=219
-  _globals['_LIST']._serialized_end=260
-  _globals['_ROW']._serialized_start=262
-  _globals['_ROW']._serialized_end=384
-  _globals['_ROW_FEATURESENTRY']._serialized_start=318
-  _globals['_ROW_FEATURESENTRY']._serialized_end=384
-  _globals['_PREDICTREQUEST']._serialized_start=387
-  _globals['_PREDICTREQUEST']._serialized_end=563
-  _globals['_PREDICTREQUEST_FEATURESENTRY']._serialized_start=318
-  _globals['_PREDICTREQUEST_FEATURESENTRY']._serialized_end=384
-  _globals['_BATCHPREDICTREQUEST']._serialized_start=565
-  _globals['_BATCHPREDICTREQUEST']._serialized_end=649
-  _globals['_PREDICTION']._serialized_start=652
-  _globals['_PREDICTION']._serialized_end=882
-  _globals['_PREDICTION_OUTPUTSENTRY']._serialized_start=802
-  _globals['_PREDICTION_OUTPUTSENTRY']._serialized_end=867
-  _globals['_ROWERROR']._serialized_start=884
-  _globals['_ROWERROR']._serialized_end=940
-  _globals['_ROWRESULT']._serialized_start=942
-  _globals['_ROWRESULT']._serialized_end=1049
-  _globals['_SERVED']._serialized_start=1052
-  _globals['_SERVED']._serialized_end=1237
-  _globals['_PREDICTRESPONSE']._serialized_start=1239
-  _globals['_PREDICTRESPONSE']._serialized_end=1336
-  _globals['_BATCHPREDICTRESPONSE']._serialized_start=1338
-  _globals['_BATCHPREDICTRESPONSE']._serialized_end=1436
-  _globals['_MODELSERVICE']._serialized_start=1457
-  _globals['_MODELSERVICE']._serialized_end=1626
+  _globals['_VALUE']._serialized_end=237
+  _globals['_LIST']._serialized_start=239
+  _globals['_LIST']._serialized_end=280
+  _globals['_ROW']._serialized_start=282
+  _globals['_ROW']._serialized_end=404
+  _globals['_ROW_FEATURESENTRY']._serialized_start=338
+  _globals['_ROW_FEATURESENTRY']._serialized_end=404
+  _globals['_PREDICTREQUEST']._serialized_start=407
+  _globals['_PREDICTREQUEST']._serialized_end=583
+  _globals['_PREDICTREQUEST_FEATURESENTRY']._serialized_start=338
+  _globals['_PREDICTREQUEST_FEATURESENTRY']._serialized_end=404
+  _globals['_BATCHPREDICTREQUEST']._serialized_start=585
+  _globals['_BATCHPREDICTREQUEST']._serialized_end=669
+  _globals['_PREDICTION']._serialized_start=672
+  _globals['_PREDICTION']._serialized_end=902
+  _globals['_PREDICTION_OUTPUTSENTRY']._serialized_start=822
+  _globals['_PREDICTION_OUTPUTSENTRY']._serialized_end=887
+  _globals['_ROWERROR']._serialized_start=904
+  _globals['_ROWERROR']._serialized_end=960
+  _globals['_ROWRESULT']._serialized_start=962
+  _globals['_ROWRESULT']._serialized_end=1069
+  _globals['_SERVED']._serialized_start=1072
+  _globals['_SERVED']._serialized_end=1257
+  _globals['_PREDICTRESPONSE']._serialized_start=1259
+  _globals['_PREDICTRESPONSE']._serialized_end=1356
+  _globals['_BATCHPREDICTRESPONSE']._serialized_start=1358
+  _globals['_BATCHPREDICTRESPONSE']._serialized_end=1456
+  _globals['_MODELSERVICE']._serialized_start=1477
+  _globals['_MODELSERVICE']._serialized_end=1646
 # @@protoc_insertion_point(module_scope)

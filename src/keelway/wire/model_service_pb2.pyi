@@ -13,7 +13,7 @@ class Null(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 NULL: Null
 
 class Value(_message.Message):
-    __slots__ = ("number", "integer", "text", "flag", "data", "list", "null")
+    __slots__ = ("number", "integer", "text", "flag", "data", "list", "null", "unsigned")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     INTEGER_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class Value(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     LIST_FIELD_NUMBER: _ClassVar[int]
     NULL_FIELD_NUMBER: _ClassVar[int]
+    UNSIGNED_FIELD_NUMBER: _ClassVar[int]
     number: float
     integer: int
     text: str
@@ -28,7 +29,8 @@ class Value(_message.Message):
     data: bytes
     list: List
     null: Null
-    def __init__(self, number: _Optional[float] = ..., integer: _Optional[int] = ..., text: _Optional[str] = ..., flag: _Optional[bool] = ..., data: _Optional[bytes] = ..., list: _Optional[_Union[List, _Mapping]] = ..., null: _Optional[_Union[Null, str]] = ...) -> None: ...
+    unsigned: int
+    def __init__(self, number: _Optional[float] = ..., integer: _Optional[int] = ..., text: _Optional[str] = ..., flag: _Optional[bool] = ..., data: _Optional[bytes] = ..., list: _Optional[_Union[List, _Mapping]] = ..., null: _Optional[_Union[Null, str]] = ..., unsigned: _Optional[int] = ...) -> None: ...
 
 class List(_message.Message):
     __slots__ = ("values",)

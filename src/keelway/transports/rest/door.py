@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from itertools import count
-from secrets import token_hex
 from typing import Any
 
 from keelway.codecs.json import JSON, OCTETS
 from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.errors import Cancelled, InvalidInput, KeelwayError, NotFound
+from keelway.observe.request_ids import RequestIds
 from keelway.routing.snapshot import ServedVersion
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
@@ -44,6 +43,7 @@ class Door:
         http: HttpSettings,
         limits: LimitSettings,
         origins: OriginPolicy,
+        ids: RequestIds,
         rest: Application,
         closing: Callable[[], bool],
     ) -> None:
@@ -54,15 +54,13 @@ class Door:
         self._rest = rest
         self._closing = closing
         self._paths = InferencePaths(limits.max_nesting)
-        # Unique without asking the kernel for randomness each time: a random start of the process and a count.
-        self._id_prefix = token_hex(8)
-        self._ids = count(1)
+        self._ids = ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
-        request_id = f"{self._id_prefix}{next(self._ids):08x}"
+        request_id = self._ids.next()
         route = self._paths.find(scope["path"])
         body_of = route.error_body if route is not None else error_body_of(scope["path"])
         try:

@@ -36,7 +36,7 @@ def json_response(document: Any, status: int = 200) -> Response:
 
 
 class Service:
-    """``draining`` says that the server has been told to stop: readiness falls first."""
+    """``ready`` says whether the server is: its models are there and it has not been told to stop."""
 
     def __init__(
         self,
@@ -45,13 +45,13 @@ class Service:
         metrics: ServingMetrics,
         *,
         allow_model_control: bool,
-        draining: Callable[[], bool],
+        ready: Callable[[], bool],
     ) -> None:
         self._plane = plane
         self._fleet = fleet
         self._metrics = metrics
         self._allow_model_control = allow_model_control
-        self._draining = draining
+        self._ready = ready
         self._was_ready = False
         self.application = Starlette(routes=self._routes(), exception_handlers=_HANDLERS)
 
@@ -85,7 +85,7 @@ class Service:
         return json_response({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        ready = self._fleet.ready and not self._draining()
+        ready = self._ready()
         self._was_ready = self._was_ready or ready
         return json_response({"ready": ready}, 200 if ready else 503)
 
@@ -107,7 +107,7 @@ class Service:
             {
                 "name": model.name,
                 "versions": [version.version] if "version" in request.path_params else sorted(model.versions),
-                "platform": f"keelway_{version.metadata['runtime']}",
+                "platform": version.platform,
                 "inputs": [tensor_document(spec) for spec in signature.inputs],
                 "outputs": [tensor_document(spec) for spec in signature.outputs],
                 "parameters": {"model_digest": version.model_digest, "policy_revision": version.policy_revision},

@@ -1,0 +1,52 @@
+"""``grpc.health.v1``: Check and Watch for the server as a whole (an empty name) and for each of its services."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection
+
+from keelway.errors import NotFound
+from keelway.transports.grpc.calls import Answer, message_call
+from keelway.wire.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+
+#: Seconds between two looks of a watch.
+INTERVAL = 0.25
+
+
+class Health:
+    """``services`` are the names that can be asked for; all are as ready as the server is."""
+
+    def __init__(self, services: Collection[str], ready: Callable[[], bool]) -> None:
+        self._services = frozenset(services) | {""}
+        self._ready = ready
+
+    def calls(self) -> dict[str, Answer]:
+        """Path of the method -> its answer."""
+        return {CHECK: message_call(HealthCheckRequest, self.check)}
+
+    async def check(self, request: HealthCheckRequest) -> HealthCheckResponse:
+        if request.service not in self._services:
+            raise NotFound("there is no such service")
+        return HealthCheckResponse(status=self._status(request))
+
+    async def watch(self, request: HealthCheckRequest, closing: asyncio.Event) -> AsyncIterator[HealthCheckResponse]:
+        """The status now, and again whenever it has changed, until the caller leaves or the server closes."""
+        last = None
+        while True:
+            status = self._status(request)
+            if status != last:
+                yield HealthCheckResponse(status=status)
+                last = status
+            if closing.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(closing.wait(), INTERVAL)
+
+    def _status(self, request: HealthCheckRequest) -> HealthCheckResponse.ServingStatus:
+        if request.service not in self._services:
+            return HealthCheckResponse.SERVICE_UNKNOWN
+        return HealthCheckResponse.SERVING if self._ready() else HealthCheckResponse.NOT_SERVING

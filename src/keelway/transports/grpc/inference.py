@@ -1,0 +1,43 @@
+"""Inference calls: the door of gRPC. Each takes a permit and goes down the request line, as REST's do."""
+
+from __future__ import annotations
+
+from inspect import isawaitable
+
+from keelway.codecs.protobuf import OpenInferenceProtobufCodec
+from keelway.codecs.protobuf_rows import BatchPredictCodec, PredictCodec
+from keelway.config import LimitSettings
+from keelway.dataplane import DataPlane, InferenceCall
+from keelway.ports import Codec
+from keelway.transports.grpc.calls import Answer, Context
+
+
+def inference_calls(plane: DataPlane, limits: LimitSettings) -> dict[str, Answer]:
+    """Path of the method -> its answer."""
+    nesting = limits.max_nesting
+    calls: dict[str, tuple[Codec, str]] = {
+        "/inference.GRPCInferenceService/ModelInfer": (OpenInferenceProtobufCodec(), "grpc_v2"),
+        "/keelway.v1.ModelService/Predict": (PredictCodec(nesting), "grpc_v1"),
+        "/keelway.v1.ModelService/BatchPredict": (BatchPredictCodec(nesting), "grpc_v1"),
+    }
+    return {
+        path: _inference(plane, codec, transport, limits.request_timeout) for path, (codec, transport) in calls.items()
+    }
+
+
+def _inference(plane: DataPlane, codec: Codec, transport: str, limit: float) -> Answer:
+    async def infer(body: bytes, context: Context, request_id: str) -> bytes:
+        remaining = context.time_remaining()
+        seconds = limit if remaining is None else min(limit, remaining)
+        deadline = plane.clock.monotonic() + seconds
+        plane.admit(transport)
+        try:
+            answer = plane.infer(InferenceCall("", None, codec, body, transport, request_id, deadline))
+            if isawaitable(answer):
+                # The caller's going cancels this call, and with it what is awaited here.
+                answer = await answer
+            return answer.encoded.body
+        finally:
+            plane.admission.leave()
+
+    return infer

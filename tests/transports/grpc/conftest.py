@@ -1,0 +1,38 @@
+"""Certificates for the tests of TLS, made by openssl."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+class Authority:
+    """A certificate authority in a folder, and certificates it has signed for 127.0.0.1."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.certificate = folder / "ca.pem"
+        self._key = folder / "ca.key"
+        _openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=test authority",
+                 "-keyout", self._key, "-out", self.certificate)  # fmt: skip
+
+    def sign(self, name: str) -> tuple[Path, Path]:
+        """Files of a certificate for ``name`` and of its key."""
+        request, certificate, key = (self._folder / f"{name}.{end}" for end in ("csr", "pem", "key"))
+        extension = self._folder / f"{name}.ext"
+        extension.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost")
+        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
+        _openssl("x509", "-req", "-days", "1", "-in", request, "-CA", self.certificate, "-CAkey", self._key,
+                 "-CAcreateserial", "-extfile", extension, "-out", certificate)  # fmt: skip
+        return certificate, key
+
+
+def _openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
