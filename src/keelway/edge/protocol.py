@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sized
 from functools import partial
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from keelway.clock import Clock
@@ -25,6 +26,8 @@ _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 
 _LARGE_HEAD = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 #: Seconds a peer may go on sending when it has had its last reply.
 _LINGER = 5.0
+#: Requests that may wait behind the one that is being answered while more is read from their connection.
+_PIPELINE_DEPTH = 16
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -58,6 +61,7 @@ class LimitedProtocol(HttpToolsProtocol):
             transport.close()
             return
         super().connection_made(transport)
+        self.flow = _PipelineFlow(transport, self.pipeline)
         # A connection that never sends a byte is timed like one that never finishes its head.
         self._head_since = self._now()
         self._reply_transport = _ReplyTransport(transport, self.close_gently)
@@ -65,10 +69,13 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.flow is not None:
             super().connection_lost(exc)
+            # Uvicorn forgets it after a reset, and its timer would keep all of the connection until it runs out.
+            self._unset_keepalive_if_required()
         # Uvicorn tells the request that came last; with pipelining another one is being answered.
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing() or self._unreadable:
@@ -203,8 +210,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def _ends_behind_others(self) -> bool:
         """Whether requests before the one that is refused are still being answered. Then the connection ends behind
         the last of them: written now, a refusal would be taken for the answer to the first."""
-        last = self.cycle
-        if last is not None and self._body_since is not None:
+        last: RequestResponseCycle | None = self.cycle
+        if self._body_since is not None:
             # It is refused for its body, and has not begun if it waits behind others.
             if not self.pipeline:
                 return False
@@ -252,6 +259,19 @@ class LimitedProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
 
+class _PipelineFlow(FlowControl):
+    """Reads no further while many requests wait in ``pipeline``. Uvicorn's own reads on after each answer, all that
+    there is: a peer that sends requests and takes no answers would fill the memory."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if len(self._pipeline) < _PIPELINE_DEPTH:
+            super().resume_reading()
+
+
 class _ReplyTransport:
     """What a reply is written to: the transport, but for the way it is closed."""
 
@@ -272,11 +292,15 @@ async def sweep_forever(connections: set[Any], clock: Clock, interval: float = 1
     """Look at every open connection once per ``interval`` seconds, until cancelled."""
     while True:
         await asyncio.sleep(interval)
-        now = clock.monotonic()
-        for connection in list(connections):
-            try:
-                connection.sweep(now)
-            except Exception as error:
-                # The time limits of all the others must not end here.
-                log.error("a connection could not be looked at", exc_info=error)
-                connection.transport.abort()
+        _sweep(list(connections), clock.monotonic())
+
+
+def _sweep(connections: Iterable[Any], now: float) -> None:
+    """Apart from the loop that never ends: a name in there would keep the last connection, and all that it holds."""
+    for connection in connections:
+        try:
+            connection.sweep(now)
+        except Exception as error:
+            # The time limits of all the others must not end here.
+            log.error("a connection could not be looked at", exc_info=error)
+            connection.transport.abort()
