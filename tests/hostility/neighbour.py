@@ -11,8 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import grpc
 import numpy as np
 from tests.serving import PATIENCE, forest
+
+from keelway.wire.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
 #: Longest pause between two questions, in seconds. It leaves the attackers of a small machine something to attack with.
 PAUSE = 0.005
@@ -93,3 +96,40 @@ class Neighbour:
             return
         if reply.status != 200 or not is_right(question, json.loads(body)):
             self.harm.append(f"{question.path} answered {reply.status}: {body[:200]!r}")
+
+
+class GrpcNeighbour(Neighbour):
+    """The same over gRPC, on a channel that is never made anew."""
+
+    def _live(self) -> None:
+        _, _, samples, labels, probabilities = forest()
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{self._port}") as channel:
+                infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+                for row, label, chances in itertools.cycle(zip(samples, labels, probabilities, strict=True)):
+                    self._infer(infer, row, Question("ModelInfer", b"", int(label), chances.tolist()))
+                    if self.harm or self._leaving.wait(PAUSE):
+                        return
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is harm
+            self.harm.append(repr(error))
+
+    def _infer(self, infer: Any, row: Any, question: Question) -> None:
+        tensor = ModelInferRequest.InferInputTensor(name="input", datatype="FP32", shape=(1, 4))
+        message = ModelInferRequest(model_name="iris", inputs=[tensor], raw_input_contents=[row.tobytes()])
+        began = time.monotonic()
+        try:
+            reply = ModelInferResponse.FromString(infer(message.SerializeToString(), timeout=PATIENCE))
+        except grpc.RpcError as error:
+            self.answers[error.code().name] += 1
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or not self._may_be_shed:
+                raise
+            return
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        self.answers["OK"] += 1
+        raw = dict(zip((output.name for output in reply.outputs), reply.raw_output_contents, strict=True))
+        answer = [
+            {"name": "label", "data": np.frombuffer(raw["label"], np.int64).tolist()},
+            {"name": "probabilities", "data": np.frombuffer(raw["probabilities"], np.float32).tolist()},
+        ]
+        if not is_right(question, {"outputs": answer}):
+            self.harm.append("ModelInfer answered something else")

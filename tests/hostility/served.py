@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import psutil
 import uvloop
 from tests.serving import PATIENCE, GatedRuntime, Item, Shelf, forest, score
 
-from keelway.app import App
+from keelway.app import Addresses, App
 from keelway.config import load_settings
 from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.signature import Feature, ModelSignature
@@ -35,6 +35,7 @@ from keelway.types import Array, TensorSpec
 #: Short, so that an attack that waits for its end is over in seconds.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "http": {"header_timeout": 2.0, "body_timeout": 2.0, "max_connections": 600, "max_header_bytes": 16_384},
+    "grpc": {"address": "127.0.0.1:0"},
     "limits": {"max_in_flight": 512, "request_timeout": 10.0},
     "runtime": {"inline_below_ms": 0.5},
 }
@@ -106,16 +107,15 @@ class State(NamedTuple):
 
 
 class Attacked:
-    """The server, for ``with``. ``models``: only those, all if empty. ``settings`` go over ``SETTINGS``."""
+    """The server, for ``with``. ``settings`` go over ``SETTINGS``."""
 
-    def __init__(self, models: Sequence[str] = (), **settings: Mapping[str, Any]) -> None:
-        path, signature, *_ = forest()
-        del signature
+    def __init__(self, **settings: Mapping[str, Any]) -> None:
+        path, *_ = forest()
         sections = {name: {**SETTINGS.get(name, {}), **settings.get(name, {})} for name in {*SETTINGS, *settings}}
         sections["http"] = {"address": "127.0.0.1:0", **sections["http"]}
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in ``__exit__``
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.hostility.served", json.dumps([sections, str(path), list(models)])],
+            [sys.executable, "-m", "tests.hostility.served", json.dumps([sections, str(path)])],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -123,10 +123,13 @@ class Attacked:
             text=True,
         )
         self.url = ""
+        #: Host and port of gRPC.
+        self.grpc = ""
 
     def __enter__(self) -> Attacked:
         try:
-            self.url = self._say("")["url"]
+            addresses = self._say("")
+            self.url, self.grpc = addresses["http"], addresses["grpc"]
         except BaseException:
             self.__exit__()
             raise
@@ -150,6 +153,10 @@ class Attacked:
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+    @property
+    def grpc_port(self) -> int:
+        return int(self.grpc.rpartition(":")[2])
 
     def state(self) -> State:
         return State(**self._say("state\n"))
@@ -197,8 +204,8 @@ async def serve(app: App) -> None:
             print(json.dumps(asyncio.run_coroutine_threadsafe(state(), loop).result()._asdict()), flush=True)
         asyncio.run_coroutine_threadsafe(app.drain(0.0), loop)
 
-    def announce(url: str) -> None:
-        print(json.dumps({"url": url}), flush=True)
+    def announce(addresses: Addresses) -> None:
+        print(json.dumps(addresses._asdict()), flush=True)
         threading.Thread(target=listen, daemon=True).start()
 
     await app.serve(announce)
@@ -208,11 +215,8 @@ def main(argument: str) -> None:
     from keelway.observe.logs import configure
 
     configure("info", "json")
-    sections, path, models = json.loads(argument)
-    source = shelf(Path(path), forest_signature())
-    for name in models and {wanted.name for wanted in source.wanted()} - set(models):
-        source.want(name)
-    uvloop.run(serve(App(load_settings(None, {}, sections), source)))
+    sections, path = json.loads(argument)
+    uvloop.run(serve(App(load_settings(None, {}, sections), shelf(Path(path), forest_signature()))))
 
 
 def forest_signature() -> ModelSignature:

@@ -35,9 +35,10 @@ def sent_while_reading(attack: Attack, data: bytes, requests: int) -> list[tuple
     return answers
 
 
-@pytest.mark.parametrize("models", [["m"], ["gated"], ["m", "later", "gated"]], ids="+".join)
-def test_a_thousand_requests_in_one_write(attack: Attack, models: list[str]) -> None:
-    data = b"".join(numbered(PATHS[models[number % len(models)]], number) for number in range(DEPTH))
+@pytest.mark.parametrize("models", ["m", "gated", "m m m m m m m later gated"])
+def test_a_thousand_requests_in_one_write(attack: Attack, models: str) -> None:
+    names = models.split()
+    data = b"".join(numbered(PATHS[names[number % len(names)]], number) for number in range(DEPTH))
     answers = sent_while_reading(attack, data, DEPTH)
     assert answers == [(200, [float(number)]) for number in range(DEPTH)]
 
@@ -63,9 +64,7 @@ def test_garbage_behind_five_hundred(attack: Attack) -> None:
     with attack.peer() as peer:
         peer.send(predict_bytes() * 500 + b"\0garbage\r\n\r\n" + predict_bytes() * 500, requests=500)
         statuses = re.findall(rb"HTTP/1\.1 (\d\d\d)", peer.rest())
-    # The connection ends at the garbage at the latest; nothing behind it is looked at.
-    assert len(statuses) <= 501
-    assert set(statuses) <= {b"200", b"400"}
+    assert statuses == [b"200"] * 500
 
 
 def test_what_stands_behind_a_last_request(attack: Attack) -> None:
