@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from keelway.errors import InvalidInput, MalformedRequest
 from keelway.types import Array
 
 _LENGTH = struct.Struct("<I")
+#: Byte orders of a dtype that are already those of the wire; "=" is the machine's.
+_LITTLE = "<|=" if sys.byteorder == "little" else "<|"
 
 
 def decode_tensor(raw: memoryview, datatype: str, shape: tuple[int, ...], name: str) -> Array:
@@ -43,7 +46,9 @@ def encode_tensor(array: Array) -> bytes:
     """The bytes of ``array`` in row-major, little-endian order."""
     if array.dtype.kind in "OUS":
         return b"".join(_LENGTH.pack(len(element)) + element for element in map(_as_bytes, array.ravel().tolist()))
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+    if array.dtype.byteorder in _LITTLE:
+        return array.tobytes()
+    return array.astype(array.dtype.newbyteorder("<")).tobytes()
 
 
 def split_body(body: bytes, header_length: int) -> tuple[bytes, memoryview]:

@@ -47,9 +47,21 @@ _LISTS: Mapping[str, str] = {
 
 _Output = ModelInferResponse.InferOutputTensor
 
+#: Parts of answers that are kept: one for each version and each shape of an output.
+_KEPT = 4096
+
+# Tags of fields of bytes, which is number << 3 | 2: of ModelInferResponse, of an entry of its map, of InferParameter.
+_ID, _PARAMETERS, _RAW_CONTENTS, _VALUE, _TEXT = b"\x1a", b"\x22", b"\x32", b"\x12", b"\x1a"
+_REQUEST_ID_KEY = b"\x0a\x0arequest_id"
+_ONE_BYTE = [bytes((size,)) for size in range(0x80)]
+
 
 class OpenInferenceProtobufCodec:
     """Bytes of a ``ModelInferRequest`` in, bytes of a ``ModelInferResponse`` out."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[object, ...], bytes] = {}
+        self._kept = self._parts.get
 
     def parse(self, body: bytes, header_length: int | None) -> InferenceRequest:
         try:
@@ -65,20 +77,44 @@ class OpenInferenceProtobufCodec:
         return TensorRequest(inputs, outputs, message.id, bool(raw), message.model_name, message.model_version or None)
 
     def encode(self, response: InferenceResponse, request: InferenceRequest) -> Encoded:
-        message = ModelInferResponse(
-            model_name=response.model,
-            model_version=response.version,
-            id=request.id if isinstance(request, TensorRequest) else "",
-            parameters=_parameters(response),
-        )
+        # A message is the concatenation of its fields, so what is the same in every answer is written once and kept.
         outputs = response.outputs
+        parts = [self._served(response), _request_part(response, request)]
         raw = isinstance(request, TensorRequest) and request.binary_outputs
         if raw or any(tensor.datatype == "FP16" for tensor in outputs):
-            message.outputs.extend([_head(tensor) for tensor in outputs])
-            message.raw_output_contents.extend([encode_tensor(tensor.data) for tensor in outputs])
+            parts += [self._head(tensor) for tensor in outputs]
+            parts += [delimited(_RAW_CONTENTS, encode_tensor(tensor.data)) for tensor in outputs]
         else:
-            message.outputs.extend([_typed_output(tensor) for tensor in outputs])
-        return Encoded(message.SerializeToString(), PROTOBUF)
+            message = ModelInferResponse(outputs=[_typed_output(tensor) for tensor in outputs])
+            parts.append(message.SerializeToString())
+        return Encoded(b"".join(parts), PROTOBUF)
+
+    def _served(self, response: InferenceResponse) -> bytes:
+        """The fields that name what answered."""
+        key = (response.model, response.version, response.model_digest, response.policy_revision)
+        return self._kept(key) or self._keep(
+            key,
+            ModelInferResponse(
+                model_name=response.model,
+                model_version=response.version,
+                parameters={
+                    "model_digest": InferParameter(string_param=response.model_digest),
+                    "policy_revision": InferParameter(int64_param=response.policy_revision),
+                },
+            ),
+        )
+
+    def _head(self, tensor: Tensor) -> bytes:
+        """The fields that describe a raw output."""
+        key = (tensor.name, tensor.datatype, tensor.data.shape)
+        return self._kept(key) or self._keep(key, ModelInferResponse(outputs=[_described_output(tensor)]))
+
+    def _keep(self, key: tuple[object, ...], message: ModelInferResponse) -> bytes:
+        if len(self._parts) >= _KEPT:
+            self._parts.clear()
+        part: bytes = message.SerializeToString()
+        self._parts[key] = part
+        return part
 
 
 def _raw_input(tensor: ModelInferRequest.InferInputTensor, raw: bytes) -> WireTensor:
@@ -129,18 +165,35 @@ def _requested(output: ModelInferRequest.InferRequestedOutputTensor) -> Requeste
     return RequestedOutput(output.name)
 
 
-def _parameters(response: InferenceResponse) -> dict[str, InferParameter]:
+def _request_part(response: InferenceResponse, request: InferenceRequest) -> bytes:
+    """The fields that differ from answer to answer: the ids, and the tags where there are some."""
+    caller_id = request.id if isinstance(request, TensorRequest) else ""
+    if not response.tags:
+        own = delimited(
+            _PARAMETERS, _REQUEST_ID_KEY + delimited(_VALUE, delimited(_TEXT, response.request_id.encode()))
+        )
+        return own + delimited(_ID, caller_id.encode()) if caller_id else own
     parameters = {
-        "model_digest": InferParameter(string_param=response.model_digest),
-        "policy_revision": InferParameter(int64_param=response.policy_revision),
         "request_id": InferParameter(string_param=response.request_id),
+        "tags": InferParameter(string_param=",".join(response.tags)),
     }
-    if response.tags:
-        parameters["tags"] = InferParameter(string_param=",".join(response.tags))
-    return parameters
+    return ModelInferResponse(id=caller_id, parameters=parameters).SerializeToString()  # type: ignore[no-any-return]
 
 
-def _head(tensor: Tensor) -> _Output:
+def delimited(tag: bytes, payload: bytes) -> bytes:
+    """A field of bytes: its tag, the length as a varint, and ``payload``."""
+    size = len(payload)
+    if size < 0x80:
+        return tag + _ONE_BYTE[size] + payload
+    varint = bytearray()
+    while size >= 0x80:
+        varint.append(size & 0x7F | 0x80)
+        size >>= 7
+    varint.append(size)
+    return b"".join((tag, varint, payload))
+
+
+def _described_output(tensor: Tensor) -> _Output:
     return _Output(name=tensor.name, datatype=tensor.datatype, shape=tensor.data.shape)
 
 
@@ -148,6 +201,6 @@ def _typed_output(tensor: Tensor) -> _Output:
     elements = tensor.data.ravel().tolist()
     if tensor.datatype == "BYTES":
         elements = [element if isinstance(element, bytes) else str(element).encode() for element in elements]
-    output = _head(tensor)
+    output = _described_output(tensor)
     getattr(output.contents, _LISTS[tensor.datatype]).extend(elements)
     return output
