@@ -7,23 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import grpc
-import pytest
 from tests.hostility.attack import Attack, sizes
 from tests.hostility.grpc_peers import GREETING, INFER, call, call_headers, infer_message, raw_frame
+from tests.hostility.http_peers import leaves
 
 MODELS = ("m", "later", "gated")
 
 
 @sizes("count", quick=60, slow=3000)
-@pytest.mark.parametrize("model", MODELS)
-def test_calls_cancelled_at_every_point(grpc_attack: Attack, model: str, count: int) -> None:
+def test_calls_cancelled_at_every_point(grpc_attack: Attack, count: int) -> None:
     random = Random(count)
     grpc_attack.count(connections=1)
     with grpc.insecure_channel(f"127.0.0.1:{grpc_attack.port}") as channel:
         infer = channel.unary_unary(INFER)
         for _ in range(count):
             grpc_attack.count(requests=1)
-            future = infer.future(infer_message(model), timeout=10)
+            future = infer.future(infer_message(random.choice(MODELS)), timeout=10)
             time.sleep(random.choice([0.0, 0.0, 0.001, 0.005, 0.03]))
             future.cancel()
             try:
@@ -33,8 +32,7 @@ def test_calls_cancelled_at_every_point(grpc_attack: Attack, model: str, count: 
 
 
 @sizes("count", quick=60, slow=2000)
-@pytest.mark.parametrize("model", MODELS)
-def test_deadlines_from_nothing_to_years(grpc_attack: Attack, model: str, count: int) -> None:
+def test_deadlines_from_nothing_to_years(grpc_attack: Attack, count: int) -> None:
     random = Random(count)
     grpc_attack.count(connections=1)
     with grpc.insecure_channel(f"127.0.0.1:{grpc_attack.port}") as channel:
@@ -42,7 +40,7 @@ def test_deadlines_from_nothing_to_years(grpc_attack: Attack, model: str, count:
 
         def ask(seconds: float) -> str:
             try:
-                infer(infer_message(model), timeout=seconds)
+                infer(infer_message(random.choice(MODELS)), timeout=seconds)
             except grpc.RpcError as error:
                 return str(error.code().name)
             return "OK"
@@ -55,16 +53,15 @@ def test_deadlines_from_nothing_to_years(grpc_attack: Attack, model: str, count:
     assert set(found) <= {"OK", "DEADLINE_EXCEEDED", "CANCELLED"}
 
 
-@sizes("count", quick=15, slow=300)
-@pytest.mark.parametrize("leave", ["close", "reset"])
-def test_connections_lost_with_calls_under_way(grpc_attack: Attack, leave: str, count: int) -> None:
+@sizes("count", quick=20, slow=600)
+def test_connections_lost_with_calls_under_way(grpc_attack: Attack, count: int) -> None:
     random = Random(count)
     for _ in range(count):
         peer = grpc_attack.connect()
         calls = b"".join(call(2 * n + 1, infer_message(random.choice(MODELS))) for n in range(20))
         peer.send(GREETING + calls, requests=20)
         time.sleep(random.choice([0.0, 0.002, 0.02]))
-        getattr(peer, leave)()
+        leaves(peer, random)
 
 
 @sizes("count", quick=15, slow=300)
@@ -79,7 +76,7 @@ def test_streams_reset_with_calls_under_way(grpc_attack: Attack, count: int) -> 
             peer.read(1000)
 
 
-@pytest.mark.parametrize("count", [300])
+@sizes("count", quick=100, slow=3000)
 def test_watches_that_are_left_open(grpc_attack: Attack, count: int) -> None:
     """Health watches never end by themselves: they end with their connection."""
     with grpc_attack.peer() as peer:

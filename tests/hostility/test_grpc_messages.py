@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -99,17 +100,17 @@ def ask(attack: Attack, channel: grpc.Channel, path: str, body: bytes, **options
     return status
 
 
-@sizes("examples", quick=15, slow=400)
-@pytest.mark.parametrize("path", METHODS)
-def test_garbage_for_every_method(grpc_attack: Attack, channel: grpc.Channel, path: str, examples: int) -> None:
-    for_each(examples, st.binary(max_size=300), lambda body: ask(grpc_attack, channel, path, body))
+@sizes("examples", quick=10, slow=400)
+def test_garbage_for_every_method(grpc_attack: Attack, channel: grpc.Channel, examples: int) -> None:
+    garbage = st.tuples(st.sampled_from(list(METHODS)), st.binary(max_size=300))
+    for_each(examples * len(METHODS), garbage, lambda pair: ask(grpc_attack, channel, *pair))
 
 
 @sizes("examples", quick=20, slow=1000)
-@pytest.mark.parametrize("path", METHODS)
-def test_any_message_for_every_method(grpc_attack: Attack, channel: grpc.Channel, path: str, examples: int) -> None:
-    kind = METHODS[path].input_type._concrete_class
-    for_each(examples, message(kind), lambda built: ask(grpc_attack, channel, path, built.SerializeToString()))
+def test_any_message_for_every_method(grpc_attack: Attack, channel: grpc.Channel, examples: int) -> None:
+    for path, method in METHODS.items():
+        of_its_kind = message(method.input_type._concrete_class).map(lambda built: built.SerializeToString())
+        for_each(examples, of_its_kind, partial(ask, grpc_attack, channel, path))
 
 
 @sizes("examples", quick=60, slow=3000)
@@ -163,11 +164,10 @@ METADATA = {
 }
 
 
-@pytest.mark.parametrize("name", METADATA)
-def test_metadata_that_is_too_much(grpc_attack: Attack, channel: grpc.Channel, name: str) -> None:
-    for _ in range(5):
+def test_metadata_that_is_too_much(grpc_attack: Attack, channel: grpc.Channel) -> None:
+    for metadata in METADATA.values():
         try:
-            status = ask(grpc_attack, channel, INFER, infer_message(), metadata=METADATA[name])
+            status = ask(grpc_attack, channel, INFER, infer_message(), metadata=metadata)
         except (ValueError, SystemError):
             continue  # the client refuses to send it
         assert status in ("OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE"), status

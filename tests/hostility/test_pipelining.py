@@ -6,7 +6,7 @@ import re
 import threading
 
 import pytest
-from tests.hostility.attack import Attack
+from tests.hostility.attack import Attack, Peer
 from tests.hostility.http_peers import CLOSE
 from tests.serving import Wire, predict_bytes, request_bytes
 
@@ -35,7 +35,7 @@ def sent_while_reading(attack: Attack, data: bytes, requests: int) -> list[tuple
     return answers
 
 
-@pytest.mark.parametrize("models", ["m", "gated", "m m m m m m m later gated"])
+@pytest.mark.parametrize("models", ["m", "gated", "m m m m m m m m m m m m m later gated"])
 def test_a_thousand_requests_in_one_write(attack: Attack, models: str) -> None:
     names = models.split()
     data = b"".join(numbered(PATHS[names[number % len(names)]], number) for number in range(DEPTH))
@@ -73,15 +73,15 @@ def test_what_stands_behind_a_last_request(attack: Attack) -> None:
         assert len(re.findall(rb"HTTP/1\.1 200 ", peer.rest())) == 1
 
 
-@pytest.mark.parametrize("leave", ["close", "reset"])
-def test_a_thousand_requests_and_gone(attack: Attack, leave: str) -> None:
+def test_a_thousand_requests_and_gone(attack: Attack) -> None:
     for path in PATHS.values():
-        for _ in range(5):
+        for leave in [Peer.close, Peer.reset] * 3:
             peer = attack.connect(timeout=0.5)
             peer.send(predict_bytes(path=path) * DEPTH, requests=DEPTH)
-            getattr(peer, leave)()
+            leave(peer)
 
 
+@pytest.mark.slow
 def test_peers_that_pipeline_and_never_read(attack: Attack) -> None:
     """The server stops reading when nobody takes its answers, and ends it in time."""
     peers = [attack.connect(timeout=0.2) for _ in range(20)]

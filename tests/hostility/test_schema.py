@@ -13,7 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.hostility.attack import Attack, sizes
+import pytest
+from tests.hostility.attack import Attack
 from tests.hostility.served import Attacked
 from tests.serving import ask
 
@@ -29,7 +30,7 @@ CHECKS = (
     "allow_header_conformance",
 )
 #: Numbers, words and categories, no batch axis; the server's own routes. ``m`` and others have the types of ``iris``.
-PATHS = r"^/(v[12]/models/(iris|orders|fixed)\b|v[12]/?(models)?$|v2/(health|repository)|health|ping)"
+PATHS = r"^/(v[12]/models/({models})\b|v[12]/?(models)?$|v2/(health|repository)|health|ping)"
 
 
 def document(server: Attacked) -> dict[str, Any]:
@@ -43,14 +44,24 @@ def document(server: Attacked) -> dict[str, Any]:
     return described
 
 
-@sizes("examples", quick=4, slow=150)
-def test_the_openapi_document(attack: Attack, attacked: Attacked, tmp_path: Path, examples: int) -> None:
+@pytest.mark.parametrize(
+    ("models", "examples"),
+    [pytest.param("orders", 1, id="quick"), pytest.param("iris|orders|fixed", 150, id="long", marks=pytest.mark.slow)],
+)
+def test_the_openapi_document(attack: Attack, attacked: Attacked, tmp_path: Path, models: str, examples: int) -> None:
     (tmp_path / "openapi.json").write_text(json.dumps(document(attacked)))
     program = Path(sys.executable).with_name("schemathesis")
     command = [program, "run", "openapi.json", "--url", attacked.url, "--checks", ",".join(CHECKS)]
     command += ["--phases", "examples,coverage,fuzzing", "--max-examples", str(examples)]
     command += ["--generation-deterministic", "--seed", "1", "--continue-on-failure", "--warnings", "off"]
-    command += ["--include-path-regex", PATHS, "--suppress-health-check", "all", "--request-timeout", "20"]
+    command += [
+        "--include-path-regex",
+        PATHS.format(models=models),
+        "--suppress-health-check",
+        "all",
+        "--request-timeout",
+        "20",
+    ]
     command += ["--report", "json,ndjson", "--report-json-path", "run.json", "--report-ndjson-path", "events.ndjson"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280)
     run = json.loads((tmp_path / "run.json").read_text())
@@ -59,7 +70,7 @@ def test_the_openapi_document(attack: Attack, attacked: Attacked, tmp_path: Path
         print(f"{requests:6,} {label}")
     assert (run["failures"], run["errors"]) == ([], []), done.stdout[-8000:]
     assert done.returncode == 0, done.stdout[-8000:]
-    assert run["operations"]["tested"] == run["operations"]["selected"] > 30
+    assert run["operations"]["tested"] == run["operations"]["selected"] >= 20
     assert min(per_operation.values()) >= 2
 
 
