@@ -169,6 +169,8 @@ class App:
         if not settings.grpc.address:
             return ""
         endpoint = resolve(settings.grpc.address, "grpc.address", insecure=settings.http.insecure)
+        # The library writes a line of its own, in a form of its own, for each wrong header of any stranger.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             from keelway.transports.grpc.server import GrpcServer
         except ImportError:

@@ -231,8 +231,10 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _error_response(request: Request, error: Exception) -> Response:
-    """Every error of a route, in the form its family promises; an unknown one without a word of its text."""
+async def _error_response(request: Request, error: Exception) -> Response:
+    """Every error of a route, in the form its family promises; an unknown one without a word of its text.
+
+    Waits for nothing, and is a coroutine all the same: a plain function would get a worker thread for each error."""
     if not isinstance(error, KeelwayError | HttpRefusal):
         status = getattr(error, "status_code", 500)
         words = {404: "there is no such route", 405: "this route does not take that method"}
