@@ -72,7 +72,7 @@ def watched(attacked: Attacked, port: int, request: pytest.FixtureRequest, recor
     record_property(TOTALS, totals)
     assert rest.harm + grpc.harm == []
     assert rest.answers["200"] > 0, "the neighbour never got a word in"
-    assert grpc.answers["OK"] > 0, "the neighbour at the gRPC port never got a word in"
+    assert grpc.answers["OK"] or may_be_shed, "the neighbour at the gRPC port never got a word in"
     own = {"INTERNAL"} if "breaks_the_protocol" in request.fixturenames else set()
     assert attack.failures().keys() <= own
 

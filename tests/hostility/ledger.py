@@ -12,7 +12,7 @@ from tests.hostility.served import Attacked, State
 from tests.serving import PATIENCE, ask
 
 #: What may stay: bounded memories (paths, hosts, metric labels) and threads that wait for work.
-MORE_OBJECTS = 3000
+MORE_OBJECTS = 10_000
 MORE_THREADS = 8
 #: Bytes that an allocator keeps for the next time, however the attack went.
 MORE_MEMORY = 48 << 20

@@ -121,7 +121,8 @@ class GrpcNeighbour(Neighbour):
             reply = ModelInferResponse.FromString(infer(message.SerializeToString(), timeout=PATIENCE))
         except grpc.RpcError as error:
             self.answers[error.code().name] += 1
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or not self._may_be_shed:
+            # The library sheds what it has no room for with CANCELLED, the server with UNAVAILABLE.
+            if error.code().name not in ("UNAVAILABLE", "CANCELLED") or not self._may_be_shed:
                 raise
             return
         self.slowest = max(self.slowest, time.monotonic() - began)

@@ -7,19 +7,19 @@ from tests.hostility.attack import Attack, for_each, sizes
 from tests.hostility.http_peers import RIGHT, WORDS, says, slips
 
 
-@sizes("examples", quick=80, slow=4000)
+@sizes("examples", quick=80, slow=2000)
 def test_random_bytes(attack: Attack, examples: int) -> None:
     sizes_first = st.integers(0, 3000).flatmap(lambda size: st.binary(min_size=size, max_size=size))
     for_each(examples, sizes_first, lambda data: says(attack, data))
 
 
-@sizes("examples", quick=80, slow=4000)
+@sizes("examples", quick=80, slow=2000)
 def test_words_of_http_in_any_order(attack: Attack, examples: int) -> None:
     words = st.lists(st.sampled_from(WORDS) | st.binary(max_size=3), max_size=40).map(b"".join)
     for_each(examples, words, lambda data: says(attack, data))
 
 
-@sizes("examples", quick=120, slow=8000)
+@sizes("examples", quick=120, slow=4000)
 def test_right_requests_with_slips(attack: Attack, examples: int) -> None:
     for_each(examples, slips(), lambda data: says(attack, data))
 

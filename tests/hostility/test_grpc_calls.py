@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import grpc
+import pytest
 from tests.hostility.attack import Attack, sizes
 from tests.hostility.grpc_peers import GREETING, INFER, call, call_headers, infer_message, raw_frame
 from tests.hostility.http_peers import leaves
@@ -14,7 +15,7 @@ from tests.hostility.http_peers import leaves
 MODELS = ("m", "later", "gated")
 
 
-@sizes("count", quick=60, slow=3000)
+@sizes("count", quick=60, slow=1000)
 def test_calls_cancelled_at_every_point(grpc_attack: Attack, count: int) -> None:
     random = Random(count)
     grpc_attack.count(connections=1)
@@ -65,6 +66,7 @@ def test_connections_lost_with_calls_under_way(grpc_attack: Attack, count: int) 
 
 
 @sizes("count", quick=15, slow=300)
+@pytest.mark.usefixtures("may_shed")
 def test_streams_reset_with_calls_under_way(grpc_attack: Attack, count: int) -> None:
     for _ in range(count):
         with grpc_attack.peer() as peer:

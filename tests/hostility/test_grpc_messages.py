@@ -106,14 +106,14 @@ def test_garbage_for_every_method(grpc_attack: Attack, channel: grpc.Channel, ex
     for_each(examples * len(METHODS), garbage, lambda pair: ask(grpc_attack, channel, *pair))
 
 
-@sizes("examples", quick=20, slow=1000)
+@sizes("examples", quick=20, slow=300)
 def test_any_message_for_every_method(grpc_attack: Attack, channel: grpc.Channel, examples: int) -> None:
     for path, method in METHODS.items():
         of_its_kind = message(method.input_type._concrete_class).map(lambda built: built.SerializeToString())
         for_each(examples, of_its_kind, partial(ask, grpc_attack, channel, path))
 
 
-@sizes("examples", quick=60, slow=3000)
+@sizes("examples", quick=60, slow=2000)
 @pytest.mark.parametrize("path", [INFER, PEOPLE])
 def test_right_messages_with_slips(grpc_attack: Attack, channel: grpc.Channel, path: str, examples: int) -> None:
     value_of = model_service_pb2.Value(number=1.0)

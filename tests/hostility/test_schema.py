@@ -46,7 +46,7 @@ def document(server: Attacked) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("models", "examples"),
-    [pytest.param("orders", 1, id="quick"), pytest.param("iris|orders|fixed", 150, id="long", marks=pytest.mark.slow)],
+    [pytest.param("orders", 1, id="quick"), pytest.param("iris|orders|fixed", 60, id="long", marks=pytest.mark.slow)],
 )
 def test_the_openapi_document(attack: Attack, attacked: Attacked, tmp_path: Path, models: str, examples: int) -> None:
     (tmp_path / "openapi.json").write_text(json.dumps(document(attacked)))

@@ -78,7 +78,7 @@ def test_slow_senders(attack: Attack, each: int) -> None:
 @pytest.mark.slow
 def test_readers_that_have_stopped(attack: Attack) -> None:
     """Each leaves an answer of 16 MB lying."""
-    peers = [attack.connect() for _ in range(60)]
+    peers = [attack.connect() for _ in range(25)]
     for peer in peers:
         peer.send(request_bytes("POST", "/v2/models/large/infer", NEVER), requests=1)
     time.sleep(END - 2.0)
