@@ -25,7 +25,9 @@ def texts(array: Array) -> Array:
 @each(WAYS, *CASES)
 def test_a_request_is_answered_exactly(way: Way, case: Case, client: Client) -> None:
     answered = client.infer(case, "call 7")
-    assert (answered.model, answered.version, answered.id) == (case.model, case.answered_by, "call 7")
+    # KServe's client does not read the version of an answer over REST.
+    version = None if (way.client, way.transport) == ("kserve", "REST") else case.answered_by
+    assert (answered.model, answered.version, answered.id) == (case.model, version, "call 7")
     assert [(output.name, output.datatype) for output in answered.outputs] == [got[:2] for got in case.answer]
     for output, got in zip(answered.outputs, case.answer, strict=True):
         values = got.values if way.encoding != "json" or got.in_json is None else got.in_json

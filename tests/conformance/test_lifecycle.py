@@ -125,6 +125,25 @@ def test_both_dialects_of_load_and_unload(way: Way, controlled: Addresses) -> No
             assert client.model_ready("fixed", "")
 
 
+@each([way for way in WAYS if way.client == "kserve"])
+def test_what_kserves_client_can_ask(client: Any) -> None:
+    """It asks for the champion only, and for no metadata."""
+    assert client.live()
+    assert client.ready()
+    assert client.model_ready("sums", "")
+    assert not client.model_ready("nobody", "")
+
+
+@each([way for way in WAYS if (way.client, way.encoding) == ("kserve", "raw")])
+def test_kserves_own_messages_load_and_unload(way: Way, controlled: Addresses) -> None:
+    """Its client has no method for them, its stub has; the answers say so in its fields."""
+    with contextlib.closing(way.open(controlled)) as client:
+        assert client.ask("unload", model="mixed") is True
+        assert not client.model_ready("mixed", "")
+        assert client.ask("load", model="mixed") is True
+        assert client.model_ready("mixed", "")
+
+
 def test_requests_of_one_client_at_once(connect: Callable[[Way], Any]) -> None:
     """Several at once over the client's own pool of connections."""
     from tests.conformance.rest_clients import triton

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import grpc
 import httpx
 import pytest
+from tests.conformance import ways as clients
 from tests.conformance.clients import CODES, Addresses
 from tests.conformance.row_cases import ROW_CASES, ROW_REFUSALS, Row, RowCase, RowError, RowRefusal
 
@@ -199,6 +200,21 @@ def test_the_same_rows_get_the_same_refusal(ways: Mapping[str, Any], way: str, c
     with pytest.raises(Refused) as refusal:
         ways[way].predict(case.model, case.version, case.rows)
     assert refusal.value.said == (case.code, case.message, case.field)
+
+
+@clients.each([way for way in clients.WAYS if (way.client, way.encoding) == ("@grpc/grpc-js", "typed")])
+def test_javascript_gets_the_same_rows(client: Any) -> None:
+    """The classifier's cases: their values are those that JavaScript has."""
+    cases = [case for case in ROW_CASES if case.model == "loan"]
+    assert len(cases) > 5
+    for case in cases:
+        answer = client.ask("batch_predict", model=case.model, version=case.version, rows=case.rows)
+        assert (answer["labels"], answer["flags"]) == (list(case.labels), list(case.flags))
+        errors = {error.row: {"error": [error.code, error.message, error.field]} for error in case.errors}
+        assert answer["results"] == [
+            errors.get(row, {"value": value, "probabilities": share})
+            for row, (value, share) in enumerate(zip(case.predictions, case.probabilities, strict=True))
+        ]
 
 
 def test_a_value_of_bytes_is_a_text(ways: Mapping[str, Any]) -> None:

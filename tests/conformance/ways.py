@@ -9,7 +9,7 @@ from platform import python_version
 from typing import Any, NamedTuple
 
 import pytest
-from tests.conformance import grpc_clients, rest_clients
+from tests.conformance import environments, grpc_clients, process_clients, rest_clients
 from tests.conformance.cases import Case
 from tests.conformance.clients import Addresses, Encoding
 
@@ -25,6 +25,8 @@ class Way(NamedTuple):
     open: Callable[[Addresses], Any]
     slow: bool = False
     asks: bool = False
+    #: Cases that the client itself cannot send or read.
+    cannot: frozenset[str] = frozenset()
 
     @property
     def id(self) -> str:
@@ -32,6 +34,8 @@ class Way(NamedTuple):
 
     def can_say(self, case: Case) -> bool:
         """Whether the encoding has a form for the case: FP16 has no typed list, and JSON no bytes that are no text."""
+        if case.id in self.cannot:
+            return False
         if self.encoding == "typed":
             return all(sent.datatype != "FP16" for sent in case.inputs)
         if self.encoding == "json":
@@ -46,6 +50,18 @@ def of(package: str) -> Callable[[], str]:
 TRITON, HTTPX, GRPCIO = of("tritonclient"), of("httpx"), of("grpcio")
 TRITON_HTTP, TRITON_GRPC = rest_clients.TritonClient, grpc_clients.TritonClient
 TRITON_AIO = partial(TRITON_HTTP, asynchronous=True)
+KSERVE, JAVASCRIPT = environments.kserve_version, environments.javascript_version
+
+
+def kserve(transport: str, encoding: Encoding, *cannot: str) -> Way:
+    opening = partial(process_clients.kserve, transport=transport, encoding=encoding)
+    return Way("kserve", transport, encoding, KSERVE, opening, slow=True, cannot=frozenset(cannot))
+
+
+def javascript(encoding: Encoding, asks: bool) -> Way:
+    opening = partial(process_clients.javascript, encoding=encoding)
+    return Way("@grpc/grpc-js", "gRPC", encoding, JAVASCRIPT, opening, slow=True, asks=asks)
+
 
 WAYS: Sequence[Way] = [
     Way("tritonclient.http", "REST", "json", TRITON, partial(TRITON_HTTP, binary=False), asks=True),
@@ -60,6 +76,14 @@ WAYS: Sequence[Way] = [
     Way("tritonclient.grpc.aio", "gRPC", "raw", TRITON, partial(TRITON_GRPC, asynchronous=True), asks=True),
     Way("grpcio", "gRPC", "typed", GRPCIO, partial(grpc_clients.GrpcioClient, raw=False), asks=True),
     Way("grpcio", "gRPC", "raw", GRPCIO, partial(grpc_clients.GrpcioClient, raw=True)),
+    # KServe's own code sends no FP16 as JSON, takes every BYTES outside raw contents for text, and reads those of a
+    # binary reply over REST so too.
+    kserve("REST", "json", "identity of FP16"),
+    kserve("REST", "binary", "bytes that are no text"),
+    kserve("gRPC", "typed", "bytes that are no text"),
+    kserve("gRPC", "raw"),
+    javascript("typed", asks=True),
+    javascript("raw", asks=False),
 ]
 
 #: For what no client would send: clients that take any body, and any message.
