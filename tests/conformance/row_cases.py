@@ -22,7 +22,7 @@ class RowError(NamedTuple):
 class RowCase(NamedTuple):
     """Rows and their answer. ``predictions`` are values, or outputs by name where a model has several without a
     meaning; ``None`` where a row was refused. ``over_rest`` are those of JSON where they differ: it has no word for
-    some numbers, and a model without a batch axis has no list of rows in it."""
+    some numbers."""
 
     id: str
     model: str
@@ -163,7 +163,6 @@ ROW_CASES: Sequence[RowCase] = [
         "fixed",
         [{"x": [1.0, 2.0, 4.0]}],
         [[[7.0, 1.0], [4.0, 3.0]]],
-        over_rest=[[7.0, 1.0], [4.0, 3.0]],
     ),
     RowCase(
         "numbers that JSON has no word for",
