@@ -1,14 +1,17 @@
 // A program for @grpc/grpc-js and @grpc/proto-loader: calls come as lines of JSON and are answered so. Its arguments are
-// the folder of the .proto files, the server's address and the encoding. tests/conformance/process_clients.py starts it.
+// the folder of the .proto files, the server's address, the encoding and, for TLS, a file of certificates to trust.
+// tests/conformance/process_clients.py starts it.
 
 "use strict";
 
+const fs = require("node:fs");
 const path = require("node:path");
 const readline = require("node:readline");
 const grpc = require("@grpc/grpc-js");
 const loader = require("@grpc/proto-loader");
 
-const [folder, address, encoding] = process.argv.slice(2);
+const [folder, address, encoding, trusted] = process.argv.slice(2);
+const credentials = trusted ? grpc.credentials.createSsl(fs.readFileSync(trusted)) : grpc.credentials.createInsecure();
 const PATIENCE = 20_000;
 
 function service(file, name) {
@@ -16,7 +19,7 @@ function service(file, name) {
   const options = { keepCase: true, longs: String, enums: String, defaults: true, oneofs: true };
   const loaded = loader.loadSync(path.join(folder, file), options);
   const Service = name.split(".").reduce((found, part) => found[part], grpc.loadPackageDefinition(loaded));
-  return new Service(address, grpc.credentials.createInsecure());
+  return new Service(address, credentials);
 }
 
 const inference = service("open_inference.proto", "inference.GRPCInferenceService");
