@@ -1,277 +1,287 @@
-"""Clients in bad times: no server, a slow one, one that breaks off, one that is none. # G0 R5"""
+"""What the client does when something goes wrong: over both protocols, for threads and asyncio. # G0 R5"""
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
-from tests.certificates import Authority
-from tests.serving import Server, Shelf, free_port, score, wait_until
+from tests.client import fakes
+from tests.client.callers import Way, every_way
+from tests.client.fakes import Fake, Proxy, listener
+from tests.serving import GatedRuntime, Server, Shelf, free_port, score, wait_until
 
-from keelway.client import AsyncClient, Client
-from keelway.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
-
-ROW = {"age": 1.0, "income": 2.0}
-GRPC = {"address": "127.0.0.1:0"}
-Peer = Callable[[socket.socket], None]
-
-
-@contextmanager
-def peers(*behaviours: Peer) -> Iterator[tuple[str, list[bytes]]]:
-    """A server whose connections behave as said, one after another. Its URL, and the first bytes each was sent."""
-    received: list[bytes] = []
-
-    def serve() -> None:
-        for behave in behaviours:
-            connection, _ = listener.accept()
-            with closing(connection):
-                connection.settimeout(10.0)
-                received.append(connection.recv(65536))
-                behave(connection)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10.0)
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", received
-        thread.join(10.0)
-        assert not thread.is_alive()
+from keelway.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidInput,
+    KeelwayError,
+    ModelFailed,
+    PayloadTooLarge,
+    RateLimited,
+    Unavailable,
+)
 
 
-def answers(body: bytes, status: str = "200 OK", *headers: str) -> Peer:
-    lines = [f"HTTP/1.1 {status}", *headers, f"content-length: {len(body)}", "connection: close", "", ""]
-    return lambda connection: connection.sendall("\r\n".join(lines).encode() + body)
+def scheme(way: Way) -> str:
+    return "http" if way.scheme == "rest" else "grpc"
 
 
-def breaks_off(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{")
+@pytest.fixture
+def proxy(fake: Fake) -> Iterator[Proxy]:
+    made = Proxy(fake.port)
+    fake.on_break = made.cut
+    yield made
+    made.close()
 
 
-def resets(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+# Retries
 
 
-SERVER = answers(b'{"name": "keelway", "version": "1", "extensions": []}')
+@pytest.mark.slow
+@every_way
+def test_a_busy_server_is_asked_again_when_it_says_with_what_is_left_of_the_deadline(way: Way, fake: Fake) -> None:
+    fake.script = ["busy 1"]
+    with way.client(fake.url, timeout=9.0) as client:
+        before = time.monotonic()
+        assert client.server_metadata().name == "fake"
+        took = time.monotonic() - before
+    assert took >= fakes.WAIT
+    # The second attempt has what is left of the deadline.
+    first, second = fake.seen
+    assert first.seconds > 8.5
+    assert second.seconds < 8.0
 
 
-@pytest.mark.parametrize("fault", [breaks_off, resets], ids=lambda fault: fault.__name__)
-def test_a_call_whose_connection_breaks_is_made_again(fault: Peer) -> None:
-    with peers(fault, SERVER) as (url, received), Client(url) as client:
-        assert client.server_metadata().name == "keelway"
-    assert len(received) == 2
-
-
-def test_it_is_not_where_that_is_unwanted() -> None:
-    with (
-        peers(breaks_off) as (url, _),
-        Client(url, retry_broken=False) as client,
-        pytest.raises(Unavailable, match="broke before the answer was whole"),
-    ):
+@every_way
+@pytest.mark.parametrize(("behaviour", "kind"), [("busy", Unavailable), ("limited", RateLimited)])
+def test_retries_end_with_the_last_error(way: Way, fake: Fake, behaviour: str, kind: type[KeelwayError]) -> None:
+    fake.script = [behaviour] * 9
+    with way.client(fake.url, retries=2) as client, pytest.raises(kind, match=fakes.WORDS):
         client.server_metadata()
+    assert len(fake.seen) == 3
 
 
-def test_a_server_that_says_when_to_come_again_is_given_that_time() -> None:
-    busy = answers(b'{"error": "busy"}', "503 Service Unavailable", "retry-after: 1")
-    with peers(busy, SERVER) as (url, _), Client(url) as client:
-        began = time.monotonic()
-        assert client.server_metadata().name == "keelway"
-        assert time.monotonic() - began >= 1.0
+@every_way
+def test_no_pause_goes_beyond_the_deadline(way: Way, fake: Fake) -> None:
+    fake.script = ["limited 60"]
+    before = time.monotonic()
+    with way.client(fake.url) as client, pytest.raises(RateLimited) as refused:
+        client.server_metadata(timeout=5.0)
+    assert refused.value.retry_after == 60.0
+    assert time.monotonic() - before < 2.0
+    assert len(fake.seen) == 1
 
 
-def test_what_is_no_answer_of_keelways_is_said_to_be_none() -> None:
-    for body in (b"<html>", b"[]", b"{}", b'{"name": 1}', b"\xff", b""):
-        with (
-            peers(answers(body)) as (url, _),
-            Client(url) as client,
-            pytest.raises(Unavailable, match="no answer of keelway's"),
-        ):
-            client.server_metadata()
-
-
-def test_a_status_without_words_is_an_error_all_the_same() -> None:
-    with (
-        peers(answers(b"<html>", "400 Bad Request")) as (url, _),
-        Client(url) as client,
-        pytest.raises(InvalidInput, match="status 400"),
-    ):
+@every_way
+@pytest.mark.parametrize(
+    ("behaviour", "kind"),
+    [("wrong", InvalidInput), ("late", DeadlineExceeded), ("failed", ModelFailed), ("gone", Cancelled)],
+)
+def test_what_would_fail_again_is_not_tried_again(
+    way: Way, fake: Fake, behaviour: str, kind: type[KeelwayError]
+) -> None:
+    fake.script = [behaviour]
+    with way.client(fake.url) as client, pytest.raises(kind, match=fakes.WORDS):
         client.server_metadata()
+    assert len(fake.seen) == 1
 
 
-def test_a_server_that_says_nothing_costs_no_more_than_the_time_of_the_call() -> None:
-    over = threading.Event()
-    with peers(lambda connection: bool(over.wait(10.0)) and None) as (url, received), Client(url) as client:
-        began = time.monotonic()
-        with pytest.raises(DeadlineExceeded, match="did not answer in the time"):
-            client.server_metadata(timeout=0.2)
-        assert time.monotonic() - began < 2.0
-        over.set()
-    (timeout,) = [line for line in received[0].split(b"\r\n") if line.lower().startswith(b"x-request-timeout")]
-    assert 0.1 < float(timeout.partition(b":")[2]) <= 0.2
-
-
-def test_a_server_that_drips_is_cut_off() -> None:
-    def drips(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
-        try:
-            for _ in range(100):
-                connection.sendall(b" ")
-                time.sleep(0.05)
-        except OSError:
-            pass
-
-    with peers(drips) as (url, _), Client(url) as client:
-        began = time.monotonic()
-        with pytest.raises(DeadlineExceeded):
-            client.server_metadata(timeout=0.3)
-        assert time.monotonic() - began < 2.0
-
-
-@pytest.mark.parametrize("protocol", ["rest", "grpc"])
-def test_a_server_that_comes_back_is_found_again(protocol: str) -> None:
-    ports = {"http": {"address": f"127.0.0.1:{free_port()}"}, "grpc": {"address": f"127.0.0.1:{free_port()}"}}
-    scheme, section = ("http", "http") if protocol == "rest" else ("grpc", "grpc")
-    with Client(f"{scheme}://{ports[section]['address']}", timeout=10.0) as client:
-        for _ in range(2):
-            with Server(Shelf().serve("m", score), **ports):
-                # gRPC's library waits up to half a second before it looks again for a server that was gone.
-                wait_until(lambda: answers_again(client), "the server to be found")
+@pytest.mark.slow
+@every_way
+def test_an_outage_is_not_amplified_once_the_retry_budget_is_spent(way: Way, fake: Fake) -> None:
+    fake.script = ["busy"] * 100
+    with way.client(fake.url, retries=1) as client:
+        for _ in range(12):
             with pytest.raises(Unavailable):
-                client.predict("m", ROW, timeout=0.5)
+                client.server_metadata()
+    assert 12 < len(fake.seen) < 20
 
 
-def answers_again(client: Client) -> bool:
-    try:
-        return list(client.predict("m", ROW).predictions) == [3.0]
-    except Unavailable:
-        return False
+# Connections
 
 
-def test_a_kept_connection_that_the_server_has_closed_is_replaced() -> None:
-    with Server(Shelf().serve("m", score), http={"keep_alive_timeout": 0.2}) as server, Client(server.url) as client:
-        assert list(client.predict("m", ROW).predictions) == [3.0]
-        time.sleep(0.6)
-        assert list(client.predict("m", ROW).predictions) == [3.0]
+@every_way
+def test_a_server_that_is_not_there_is_unavailable_and_named(way: Way) -> None:
+    address = f"{scheme(way)}://127.0.0.1:{free_port()}"
+    with way.client(address) as client:
+        with pytest.raises(Unavailable, match=f"no server answers at {address}"):
+            client.predict("m", {"x": "sentinel"})
+        assert (client.live(), client.ready()) == (False, False)
 
 
-@pytest.mark.parametrize("protocol", ["rest", "grpc"])
-def test_a_deadline_reaches_the_server(protocol: str) -> None:
-    with Server(Shelf().serve("later", lambda: score(delay=5.0)), grpc=GRPC) as server:
-        address = server.url if protocol == "rest" else f"grpc://{server.grpc}"
-        with Client(address) as client, pytest.raises(DeadlineExceeded):
-            client.predict("later", ROW, timeout=0.2)
-        wait_until(lambda: server.in_flight() == 0, "the work to be dropped")
-
-
-@pytest.mark.parametrize("protocol", ["rest", "grpc"])
-def test_a_busy_server_is_asked_again_and_then_believed(protocol: str) -> None:
-    with Server(Shelf().serve("later", lambda: score(delay=5.0)), grpc=GRPC, limits={"max_in_flight": 1}) as server:
-        address = server.url if protocol == "rest" else f"grpc://{server.grpc}"
-
-        async def scene() -> None:
-            async with AsyncClient(address, retries=1) as client:
-                first = asyncio.create_task(client.predict("later", ROW))
-                await asyncio.to_thread(wait_until, server.in_flight, "the call")
-                with pytest.raises(Unavailable) as refusal:
-                    await client.predict("later", ROW, timeout=3.0)
-                assert refusal.value.code == Overloaded.code
-                first.cancel()
-
-        asyncio.run(scene())
-        assert server.metric("ml_requests_shed_total") == 2
-
-
-@pytest.mark.parametrize("protocol", ["rest", "grpc"])
-def test_a_cancelled_call_gives_its_connection_back(protocol: str) -> None:
-    shelf = Shelf().serve("m", score).serve("later", lambda: score(delay=5.0))
-    with Server(shelf, grpc=GRPC) as server:
-        address = server.url if protocol == "rest" else f"grpc://{server.grpc}"
-
-        async def scene() -> Sequence[float]:
-            async with AsyncClient(address, max_connections=1) as client:
-                call = asyncio.create_task(client.predict("later", ROW))
-                await asyncio.to_thread(wait_until, server.in_flight, "the call")
-                call.cancel()
-                return (await client.predict("m", ROW, timeout=3.0)).predictions
-
-        assert list(asyncio.run(scene())) == [3.0]
-        wait_until(lambda: server.in_flight() == 0, "the cancelled call to end")
-
-
-def test_threads_share_a_client_and_its_pool() -> None:
-    with Server(Shelf().serve("m", score), grpc=GRPC) as server:
-        for address in (server.url, f"grpc://{server.grpc}"):
-            with Client(address, max_connections=2) as client:
-                wrong: list[object] = []
-
-                def ask(number: int, client: Client = client, wrong: list[object] = wrong) -> None:
-                    for step in range(20):
-                        row = np.array([[number, step]], np.float32)
-                        if client.infer("m", {"input": row}).outputs["score"].tolist() != [number + step]:
-                            wrong.append((number, step))
-
-                threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join(20.0)
-                assert wrong == []
-
-
-# Encrypted
-
-
-def test_grpc_over_tls_with_a_certificate_of_the_clients_own(authority: Authority) -> None:
-    certificate, key = authority.sign("server")
-    files = {"tls_certificate": certificate, "tls_private_key": key, "tls_client_ca": authority.certificate}
-    own, own_key = authority.sign("client")
-    ca = str(authority.certificate)
-    with Server(Shelf().serve("m", score), grpc={**GRPC, **{n: str(f) for n, f in files.items()}}) as server:
-        address = f"grpcs://{server.grpc}"
-        with Client(address, ca_certificate=ca, certificate=str(own), private_key=str(own_key)) as client:
-            assert list(client.predict("m", ROW).predictions) == [3.0]
-        with Client(address, ca_certificate=ca, retries=0) as stranger, pytest.raises(Unavailable):
-            stranger.predict("m", ROW, timeout=2.0)
-
-
-def test_rest_over_tls_trusts_the_authority_it_was_given_and_no_other(authority: Authority) -> None:
-    certificate, key = authority.sign("server")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-
-    def encrypted(connection: socket.socket) -> None:
-        with context.wrap_socket(connection, server_side=True) as secure:
-            secure.recv(65536)
-            SERVER(secure)
-
-    def accept(listener: socket.socket) -> None:
-        for _ in range(2):
-            connection, _ = listener.accept()
-            try:
-                encrypted(connection)
-            except ssl.SSLError:
-                connection.close()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        thread = threading.Thread(target=accept, args=(listener,))
-        thread.start()
-        with Client(url, ca_certificate=str(authority.certificate)) as client:
+@every_way
+def test_a_refused_connection_is_tried_again_until_the_server_is_there(way: Way) -> None:
+    port = free_port()
+    address = f"{scheme(way)}://127.0.0.1:{port}"
+    settings = {"grpc": {"address": f"127.0.0.1:{port}"}} if way.scheme == "grpc" else {}
+    http = {} if way.scheme == "grpc" else {"http": {"address": f"127.0.0.1:{port}"}}
+    server = Server(Shelf().serve("m", score), **settings, **http)
+    later = threading.Timer(0.2, server.start)
+    with way.client(address, retries=30) as client:
+        later.start()
+        try:
             assert client.server_metadata().name == "keelway"
-        with Client(url, retries=0) as stranger, pytest.raises(Unavailable):
-            stranger.server_metadata()
-        thread.join(10.0)
+        finally:
+            later.join()
+            wait_until(server.listening.is_set, "the server to load")
+            server.stop()
 
 
-def test_a_token_and_headers_go_with_every_call() -> None:  # U1
-    with peers(SERVER) as (url, received), Client(url, token="t0ken", headers={"X-Team": "risk"}) as client:
+@every_way
+def test_a_request_whose_connection_broke_is_sent_again(way: Way, fake: Fake, proxy: Proxy) -> None:
+    fake.script = ["answer", "break"]
+    with way.client(f"{fake.scheme}://127.0.0.1:{proxy.port}") as client:
+        assert client.server_metadata().name == "fake"
+        assert client.server_metadata().name == "fake"
+    assert len(fake.seen) == 3
+    assert proxy.accepted == 2
+
+
+@every_way
+def test_it_is_not_sent_again_where_that_is_switched_off(way: Way, fake: Fake, proxy: Proxy) -> None:
+    fake.script = ["break"]
+    with (
+        way.client(f"{fake.scheme}://127.0.0.1:{proxy.port}", resend=False) as client,
+        pytest.raises(Unavailable, match="broke"),
+    ):
         client.server_metadata()
-    head = received[0].lower()
-    assert b"authorization: bearer t0ken\r\n" in head
-    assert b"x-team: risk\r\n" in head
+    assert len(fake.seen) == 1
+
+
+@every_way
+def test_a_server_that_restarts_between_two_calls_is_not_noticed(way: Way) -> None:
+    port = free_port()
+    at = {"address": f"127.0.0.1:{port}"}
+    settings = {"http": at} if way.scheme == "rest" else {"grpc": at}
+    with way.client(f"{scheme(way)}://127.0.0.1:{port}") as client:
+        for _ in range(3):
+            with Server(Shelf().serve("m", score), **settings):
+                assert client.predict("m", {"age": 1.0, "income": 2.0}).predictions == (3.0,)
+
+
+# Deadlines
+
+
+@every_way
+def test_a_slow_server_is_given_up_at_the_deadline_which_it_was_told(way: Way, fake: Fake) -> None:
+    fake.script = ["slow"]
+    with way.client(fake.url) as client:
+        before = time.monotonic()
+        with pytest.raises(DeadlineExceeded, match=f"{fake.url} did not answer in time"):
+            client.server_metadata(timeout=0.4)
+        took = time.monotonic() - before
+    assert 0.3 < took < fakes.SLOW
+    assert 0.1 < fake.seen[0].seconds < 0.41
+    assert len(fake.seen) == 1
+
+
+@every_way
+def test_a_call_that_is_given_up_gives_its_place_on_the_server_back(way: Way) -> None:
+    shelf = Shelf().serve("gated", GatedRuntime)
+    with Server(shelf, grpc={"address": "127.0.0.1:0"}) as server:
+        gate = shelf.runtimes("gated")[0].gate
+        address = server.url if way.scheme == "rest" else f"grpc://{server.grpc}"
+        with way.client(address) as client:
+            with pytest.raises(DeadlineExceeded):
+                client.predict("gated", {"age": -1.0, "income": 0.0}, timeout=0.3)
+            gate.set()
+            wait_until(lambda: server.in_flight() == 0, "the permit to come back")
+            assert client.predict("gated", {"age": 1.0, "income": 0.0}).predictions == (1.0,)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_server_that_trickles_does_not_outlive_the_deadline(asynchronous: bool) -> None:
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n" + b" " * 1000
+    with (
+        listener(answer, pause=0.05, piece=1) as port,
+        Way("rest", asynchronous).client(f"http://127.0.0.1:{port}") as client,
+    ):
+        before = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            client.server_metadata(timeout=0.5)
+        assert time.monotonic() - before < 1.0
+
+
+# Answers
+
+
+@every_way
+def test_an_answer_of_many_megabytes_is_read_whole(way: Way, fake: Fake) -> None:
+    fake.script = ["large"]
+    with way.client(fake.url) as client:
+        assert len(client.server_metadata().name) == 6_000_000
+
+
+@every_way
+def test_an_answer_above_the_limit_is_refused_and_the_client_lives_on(way: Way, fake: Fake) -> None:
+    fake.script = ["large"]
+    with way.client(fake.url, max_answer_bytes=1_000_000) as client:
+        with pytest.raises(PayloadTooLarge, match="larger than 1000000 bytes"):
+            client.server_metadata()
+        assert client.server_metadata().name == "fake"
+    assert len(fake.seen) == 2
+
+
+@every_way
+def test_a_request_above_the_servers_limit_is_too_large_and_not_sent_again(way: Way) -> None:
+    limits = {"max_body_bytes": 100_000}
+    with Server(Shelf().serve("m", score), http=limits, grpc={"address": "127.0.0.1:0"}) as server:
+        address = server.url if way.scheme == "rest" else f"grpc://{server.grpc}"
+        with way.client(address) as client, pytest.raises(PayloadTooLarge):
+            client.infer("m", {"input": np.ones((50_000, 2), np.float32)})
+
+
+@every_way
+def test_garbage_is_no_answer_of_a_keelway_server_and_not_asked_for_again(way: Way, fake: Fake) -> None:
+    fake.script = ["garbage"]
+    with way.client(fake.url) as client, pytest.raises(Unavailable, match="does not answer as a keelway server"):
+        client.server_metadata()
+    assert len(fake.seen) == 1
+
+
+GARBAGE = {
+    "not HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "no answer at all": b"",
+    "an answer cut short": b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"name"',
+    "an answer that is a redirection": b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n",
+    "a page": b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>",
+    "no UTF-8": b'HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n{"\xff"',
+    "deep nesting": b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"[" * 100_000,
+    "another document": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]",
+    "a proxy's error": b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 6\r\n\r\n<html>",
+}
+
+
+@every_way
+@pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
+def test_whatever_listens_at_the_address_the_error_is_unavailable(way: Way, answer: bytes) -> None:
+    with listener(answer) as port, way.client(f"{scheme(way)}://127.0.0.1:{port}", timeout=5.0) as client:
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
+            client.predict("m", {"x": "sentinel"})
+        assert client.live() is False
+
+
+# Other things a call can be refused for
+
+
+@every_way
+def test_headers_and_the_token_go_with_every_call(way: Way, fake: Fake) -> None:
+    with way.client(fake.url, token="t-1", headers={"X-Team": "leads"}) as client:
+        client.server_metadata()
+    assert fake.seen[0].headers["authorization"] == "Bearer t-1"
+    assert fake.seen[0].headers["x-team"] == "leads"
+
+
+@every_way
+def test_a_closed_client_says_so(way: Way, fake: Fake) -> None:
+    with way.client(fake.url) as client:
+        client.server_metadata()
+        close: Any = client.aclose if way.asynchronous else client.close
+        close()
+        close()
+        with pytest.raises(KeelwayError, match="the client is closed"):
+            client.server_metadata()
