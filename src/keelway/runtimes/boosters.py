@@ -60,7 +60,9 @@ class BoostersRuntime:
         self.inputs = options.inputs
         self.outputs = options.outputs
         self._specs = {spec.name: spec for spec in options.outputs}
-        self._labels = np.array(options.labels, object if options.labels and isinstance(options.labels[0], str) else None)
+        self._labels = np.array(
+            options.labels, object if options.labels and isinstance(options.labels[0], str) else None
+        )
         self._matrix = _Matrix(options)
         self._model: Any = _OPENERS[options.library](path, options, threads)
         self.thread_safe: bool = self._model.thread_safe
@@ -82,7 +84,10 @@ class BoostersRuntime:
             return {name: asked[name](given) for name in outputs}
         shares = self._model.predict(given)
         if shares.ndim == 1:
-            return {"label": self._labels[(shares > 0.5).astype(int)], "probabilities": np.stack([1 - shares, shares], 1)}
+            return {
+                "label": self._labels[(shares > 0.5).astype(int)],
+                "probabilities": np.stack([1 - shares, shares], 1),
+            }
         return {"label": self._labels[shares.argmax(axis=1)], "probabilities": shares}
 
 

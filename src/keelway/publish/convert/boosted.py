@@ -43,7 +43,7 @@ class Boosted:
     """``values`` are those of each tree's leaves, [leaves] for the tree's one entry of ``targets``, or [leaves, k] for
     all at once. ``start`` [k] is added first. The sums are multiplied by ``factor`` before the link.
 
-    ``number`` is the library's own arithmetic; FP32 also rounds the features. ``missing`` is a number that stands for a
+    ``number`` is the library's own arithmetic; ``rounds`` says that it rounds the features to FP32. ``missing`` is a number that stands for a
     missing one. ``class_by_sum``: the class is decided by the sums and not by the probabilities.
     """
 
@@ -54,6 +54,7 @@ class Boosted:
     start: Array
     link: Link
     number: Number
+    rounds: bool = True
     factor: float = 1.0
     missing: float | None = None
     class_by_sum: bool = False
@@ -142,7 +143,9 @@ def _matrix(graph: Graph, boosted: Boosted, table: Table, number: Number) -> str
     if len(table) != len(boosted.columns):
         raise NotTranslated(f"a model of {len(boosted.columns)} features behind a step that makes {len(table)}")
     with graph.computing_in(number):
-        x = graph.matrix(_coded(graph, boosted, table), number)
+        x = graph.matrix(_coded(graph, boosted, table), "FP32" if boosted.rounds else number)
+        if boosted.rounds and number == "FP64":
+            x = graph.cast(x, number)
         if boosted.missing is not None:
             x = _gone(graph, graph.op("Equal", x, graph.constant(boosted.missing)), x)
         if any(column.zero_is_missing for column in boosted.columns):

@@ -34,6 +34,9 @@ _LINKS: Final[Mapping[str, Link]] = {
     "multiclass": "softmax",
     "multiclassova": "one_against_rest",
 }
+#: A number at most this far from zero is zero to LightGBM.
+_ZERO: Final = float(np.float32(1e-35))
+
 _CATEGORICAL: Final = 1
 _DEFAULT_LEFT: Final = 2
 _ZERO_MISSING: Final = 1
@@ -66,6 +69,7 @@ def read(text: str, categories: list[tuple[str | int | float, ...] | None], *, c
         start=np.zeros(per_iteration),
         link=link,
         number="FP64",
+        rounds=False,
         factor=factor,
     )
 
@@ -108,13 +112,20 @@ def _tree(fields: Mapping[str, str]) -> tuple[Tree, Array, Array]:
     members = {int(node): _members(fields, int(thresholds[node])) for node in np.flatnonzero(categorical)}
     tree = Tree(
         np.concatenate([feature, np.zeros(leaves, np.int64)]),
-        np.concatenate([np.where(categorical, 0.0, thresholds), np.zeros(leaves)]),
+        np.concatenate([np.where(categorical, 0.0, _beside_zero(thresholds)), np.zeros(leaves)]),
         sides[0],
         sides[1],
         np.concatenate([missing_left, np.zeros(leaves, bool)]),
         members,
     )
     return tree, values, kinds
+
+
+def _beside_zero(thresholds: Array) -> Array:
+    """Thresholds for numbers as they are that decide as LightGBM's do for numbers of which the smallest became zero."""
+    near = np.abs(thresholds) <= _ZERO
+    moved = np.where(thresholds < 0, np.nextafter(-_ZERO, -np.inf), _ZERO)
+    return np.where(near, moved, thresholds)
 
 
 def _array(text: str, dtype: Any) -> Array:
