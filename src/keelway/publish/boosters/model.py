@@ -74,7 +74,7 @@ class BoosterModel:
 
         dtypes = self.dtypes or ("",) * len(self.columns)
         made = {
-            column.name: _values(frame[column.name], column, dtype)
+            column.name: _values(frame[column.name], column, dtype, self.library)
             for column, dtype in zip(self.columns, dtypes, strict=True)
         }
         found = pd.DataFrame(made, index=frame.index)
@@ -117,28 +117,37 @@ def _check_kind(feature: Feature, column: BoosterColumn) -> None:
         )
 
 
-def _values(values: pd.Series[Any], column: BoosterColumn, dtype: str) -> Any:
+def _values(values: pd.Series[Any], column: BoosterColumn, dtype: str, library: Library) -> Any:
     if column.as_text:
         return _categories_as_they_are(values)
     if column.categories is None:
         return values
-    return _categorical(values, text=bool(column.categories) and isinstance(column.categories[0], str), dtype=dtype)
+    return _categorical(values, column.categories, dtype, known_only=library == "xgboost")
 
 
-def _categorical(values: pd.Series[Any], *, text: bool, dtype: str) -> Any:
-    """The values as categories, of the type the model was trained on; what it does not know stays among them."""
+def _categorical(
+    values: pd.Series[Any], categories: tuple[str | int | float, ...], dtype: str, *, known_only: bool
+) -> Any:
+    """The values as categories of the types of the training, in another order, so that the library has to go by them.
+
+    With ``known_only``, raises ``InvalidInput`` for a category that the model does not know. XGBoost says that it
+    refuses such, but takes one for the next in the order of the alphabet if there is any (seen in 3.2).
+    """
     import pandas as pd
 
-    if text:
-        texts = values.astype(object)
-        return pd.Categorical(texts.where(texts.notna(), None))
-    numbers = values.astype(np.float64).to_numpy()
-    missing = np.isnan(numbers)
-    known: Array = np.unique(numbers[~missing])
-    codes = np.where(missing, -1, np.searchsorted(known, np.where(missing, 0.0, numbers)))
-    # Numbers that are not whole are no categories of a model that was trained on whole ones: it is to see them.
-    whole = bool((known == np.rint(known)).all()) and bool((np.abs(known) < 2**31).all())
-    return pd.Categorical.from_codes(codes, categories=pd.Index(known.astype(dtype or np.int64) if whole else known))
+    text = bool(categories) and isinstance(categories[0], str)
+    given = values.astype(object) if text else values.astype(np.float64)
+    present = given.notna().to_numpy()
+    known = list(categories) if text else [float(category) for category in categories]
+    unknown = sorted(set(given[present]) - set(known))
+    if unknown and known_only:
+        raise InvalidInput("the model does not know the category")
+    order = [*reversed(known), *unknown]
+    codes = pd.Index(order, dtype=object if text else np.float64).get_indexer(given.where(present, None))
+    codes[~present] = -1
+    whole = not text and all(float(number).is_integer() for number in order)
+    index = pd.Index(order) if text else pd.Index(order, dtype=(dtype or np.int64) if whole else np.float64)
+    return pd.Categorical.from_codes(codes, categories=index)
 
 
 def _categories_as_they_are(values: pd.Series[Any]) -> Array:
