@@ -85,7 +85,7 @@ def _opened(request: EstimatorRequest, sample: Rows) -> Subject:
     """The model in the file, as it was: a booster by itself, or a scikit-learn estimator, a pipeline included."""
     path = Path(request.file)
     saved_with = ""
-    if request.format in ("pickle", "skops"):
+    if request.format == "pickle" or request.format == "skops":
         estimator, saved_with = open_estimator(path, request.format, request.trusted_types)
         booster = boosters.of_object(estimator)
     else:

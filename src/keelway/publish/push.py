@@ -86,8 +86,8 @@ _ESTIMATORS: Final[Mapping[Format, FileFormat]] = {
     Format.CATBOOST: "catboost",
 }
 _FORMATS = (
-    "push an ONNX file, a scikit-learn model saved with pickle, joblib or skops, an XGBoost, LightGBM or CatBoost model, "
-    "or a .py file with a class"
+    "push an ONNX file, a scikit-learn model saved with pickle, joblib or skops, an XGBoost, LightGBM or CatBoost "
+    "model, or a .py file with a class"
 )
 _SAVE_AGAIN = "load it with XGBoost 3.0 or older and save it as JSON: booster.save_model('model.json')"
 _HINTS = {
@@ -117,7 +117,7 @@ def _require_consent(given: bool, why: str) -> None:
         raise UntrustedArtifact(
             why,
             field="file",
-            hint="if you trust whoever made it, say --trust-pickle; ONNX and skops files need no trust",
+            hint="if you trust whoever made it, say --trust-pickle; ONNX, skops and boosters' own files need no trust",
         )
 
 

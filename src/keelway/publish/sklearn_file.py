@@ -1,4 +1,4 @@
-"""A scikit-learn model or a booster in a file: opened apart, and the best candidate that the parent itself has proved is kept.
+"""A scikit-learn model or a booster in a file: opened apart, and the best candidate that the parent has proved is kept.
 
 Calls the child (``asking.py``) through ``apart.py`` and judges what it left. ``push.py`` calls it.
 """

@@ -48,7 +48,7 @@ def open_file(path: Path) -> BoosterModel:
         raise CorruptArtifact(
             "CatBoost cannot read the file: it is damaged, cut short, or of a newer version",
             field="file",
-            hint="save the model again with save_model, and copy it in binary mode; or install the CatBoost it was made with",
+            hint="save it again with save_model and copy it in binary mode, or install the CatBoost it was made with",
         ) from error
     return _of_model(model, "CatBoost")
 

@@ -31,7 +31,7 @@ def open_file(path: Path) -> BoosterModel:
         raise FailedPrecondition(
             f"the file is in version {version[1]} of LightGBM's text, newer than LightGBM {lightgbm.__version__} reads",
             field="file",
-            hint="save the model with the LightGBM version installed here, or wait for a keelway that knows the newer one",
+            hint=f"save the model with LightGBM {lightgbm.__version__}, or install a newer one and a newer keelway",
         )
     # LightGBM itself reads what is left of a file in silence.
     if "\nend of trees" not in text or ("\nparameters:" in text and "\nend of parameters" not in text):
@@ -155,9 +155,9 @@ def _categories(booster: Any, text: str, features: int) -> list[tuple[str | int 
     positions = [int(at) for at in declared[1].split(",") if at] if declared else []
     if len(positions) != len(known):
         raise ConversionRefused(
-            f"the model knows {len(known)} columns of categories by name and splits {len(positions)} by category; which is "
-            "which is not in the file",
-            hint="train it with categorical_feature='auto' and every such column, and no other, of pandas' dtype category",
+            f"the model has {len(known)} columns of pandas' dtype category and {len(positions)} that it takes for "
+            "categories; which is which is not in the file",
+            hint="train it with categorical_feature='auto' and exactly those columns of the dtype category",
         )
     for at, categories in zip(sorted(positions), known, strict=True):
         found[at] = tuple(categories)

@@ -69,7 +69,7 @@ class BoosterModel:
         return replace(self, columns=columns)
 
     def in_form(self, frame: pd.DataFrame) -> Any:
-        """Rows of ``frame`` as the library takes them: a frame with categories, or an array for a model without names."""
+        """Rows of ``frame`` as the library takes them: a frame with categories, or an array if it knows no names."""
         import pandas as pd
 
         dtypes = self.dtypes or ("",) * len(self.columns)
@@ -83,7 +83,7 @@ class BoosterModel:
 
 def custom_objective(library: Library) -> ConversionRefused:
     return ConversionRefused(
-        f"the {NAMES[library]} model was trained with an objective of its own, so the file does not say what its sums mean",
+        f"the {NAMES[library]} model was trained with an objective of its own, and only that says what its sums mean",
         hint=PYTHON_CLASS,
     )
 
@@ -106,7 +106,7 @@ def _check_kind(feature: Feature, column: BoosterColumn) -> None:
             raise InvalidInput(
                 f"the column '{feature.name}' holds text, and the model was trained on numbers there",
                 field=feature.name,
-                hint="give the sample as the model was trained, encoded in the same way; --target names what is predicted",
+                hint="encode the sample as for the training; --target names the column that is predicted",
             )
     elif column.categories and isinstance(column.categories[0], str) != text:
         held, known = ("text", "numbers") if text else ("numbers", "text")

@@ -47,6 +47,7 @@ def open_file(path: Path) -> BoosterModel:
     if written in names:
         estimator = getattr(xgboost, names[written])()
         estimator.load_model(bytearray(data))
+        estimator.set_params(enable_categorical=True)
         return _of_estimator(estimator)
     return _of_booster(booster)
 
@@ -106,10 +107,8 @@ def _of_estimator(estimator: Any) -> BoosterModel:
         raise InvalidInput(f"the {name} was saved before it was trained", field="file", hint="fit it, then save it")
     estimator.set_params(n_jobs=1)
     booster = estimator.get_booster()
-    try:
+    if booster.attr("best_iteration") is not None:  # of an early stop
         booster = booster[: estimator.best_iteration + 1]
-    except AttributeError:  # there was no early stop
-        pass
     document = _document(booster)
     missing = float(estimator.missing)
     missing_number = None if np.isnan(missing) else missing

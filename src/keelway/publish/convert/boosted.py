@@ -43,8 +43,9 @@ class Boosted:
     """``values`` are those of each tree's leaves, [leaves] for the tree's one entry of ``targets``, or [leaves, k] for
     all at once. ``start`` [k] is added first. The sums are multiplied by ``factor`` before the link.
 
-    ``number`` is the library's own arithmetic; ``rounds`` says that it rounds the features to FP32. ``missing`` is a number that stands for a
-    missing one. ``class_by_sum``: the class is decided by the sums and not by the probabilities.
+    ``number`` is the library's own arithmetic; ``rounds`` says that it rounds the features to FP32. ``missing``
+    is a number that stands for a missing one. ``class_by_sum``: the class is decided by the sums and not by the
+    probabilities.
     """
 
     columns: tuple[Treated, ...]
@@ -82,10 +83,8 @@ def translate_boosted(
 def classify(graph: Graph, boosted: Boosted, table: Table) -> Classified:
     raw, number = _sums(graph, boosted, table)
     with graph.computing_in(number):
-        if boosted.link == "softmax":
-            shares = graph.op("Softmax", raw, axis=1)
-        else:
-            shares = linear.precise_sigmoid(graph, raw)
+        softmax = boosted.link == "softmax"
+        shares = graph.op("Softmax", raw, axis=1) if softmax else linear.precise_sigmoid(graph, raw)
         if boosted.link == "binary":
             decided = graph.op("Greater", raw if boosted.class_by_sum else shares, _half(graph, boosted.class_by_sum))
             index = graph.cast(graph.op("Reshape", decided, graph.integers([-1])), "INT64")

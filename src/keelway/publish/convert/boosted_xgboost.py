@@ -7,6 +7,7 @@ split's set goes right, all others left. The trees are added in float32, one aft
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -101,7 +102,7 @@ def category_dtypes(learner: Mapping[str, Any]) -> list[str]:
 
 def _texts(values: Sequence[int], offsets: Sequence[int]) -> tuple[str, ...]:
     buffer = bytes(value & 0xFF for value in values)
-    return tuple(buffer[start:stop].decode() for start, stop in zip(offsets, offsets[1:], strict=False))
+    return tuple(buffer[start:stop].decode() for start, stop in pairwise(offsets))
 
 
 def _forest(booster: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[float]]:
