@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def open_file(path: Path) -> BoosterModel:
             hint=f"save the model with LightGBM {lightgbm.__version__}, or install a newer one and a newer keelway",
         )
     # LightGBM itself reads what is left of a file in silence.
-    if "\nend of trees" not in text or ("\nparameters:" in text and "\nend of parameters" not in text):
+    if "\nend of trees" not in text or not _ends_well(text):
         raise CorruptArtifact(
             "the LightGBM file is cut short: its end is missing", field="file", hint="save or copy the model again"
         )
@@ -47,6 +48,22 @@ def open_file(path: Path) -> BoosterModel:
             "LightGBM cannot read the file: it is damaged", field="file", hint="save the model again with save_model"
         ) from error
     return _of_booster(booster)
+
+
+def _ends_well(text: str) -> bool:
+    """Whether the parameters, and the categories behind them, are whole. Other programs than Python write no
+    categories."""
+    if "\nparameters:" in text and "\nend of parameters" not in text:
+        return False
+    rest = text.rpartition("\nend of parameters")[2].strip() if "\nparameters:" in text else ""
+    if not rest:
+        return True
+    name, _, categories = rest.partition(":")
+    try:
+        json.loads(categories)
+    except ValueError:
+        return False
+    return name == "pandas_categorical"
 
 
 def of_object(opened: Any) -> BoosterModel | None:
