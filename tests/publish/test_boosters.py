@@ -23,14 +23,10 @@ QUICK = {
     ("XGBClassifier", "two classes"),
     ("XGBClassifier", "categories"),
     ("XGBRegressor, dart", "numbers"),
-    ("XGBRanker", "ranked rows"),
     ("LGBMClassifier, zeros missing", "missing values"),
-    ("LGBMClassifier", "categories"),
     ("LGBMRanker", "ranked rows"),
     ("CatBoostClassifier", "missing values"),
     ("CatBoostClassifier, by leaf", "missing values"),
-    ("CatBoostClassifier, one-hot", "categories"),
-    ("CatBoostRanker", "ranked rows"),
     ("StandardScaler, CatBoostClassifier", "two classes"),
 }
 

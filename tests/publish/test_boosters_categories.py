@@ -32,7 +32,7 @@ def with_categories(seed: int = 0) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
-@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("in_file", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_codes_are_those_of_the_training_even_from_plain_text(
     push: Push, tmp_path: Path, library: str, in_file: bool
 ) -> None:

@@ -49,7 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ("library", "suffix"),
     [("xgboost", ".ubj"), ("xgboost", ".json"), ("lightgbm", ".txt"), ("catboost", ".cbm"), ("catboost", ".json")],
 )
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_native_file_needs_no_trust_and_answers_like_its_library(
     push: Push, tmp_path: Path, library: str, suffix: str, count: int
 ) -> None:

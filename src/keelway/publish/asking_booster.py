@@ -6,9 +6,9 @@ model that no conversion equals is written in its own format and compared with i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from keelway.publish.convert.boosted import translate_boosted
 from keelway.publish.convert.graph import NotTranslated, Number
 from keelway.publish.convert.translate import Translation
 from keelway.publish.convert.trees import Tree
-from keelway.publish.original import Original
+from keelway.publish.original import Original, where_accepted
 from keelway.publish.perturb import Nodes
 from keelway.publish.rows import Rows
 from keelway.publish.subject import EVERY, Subject
@@ -27,6 +27,8 @@ from keelway.types import Array, TensorSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_LARGEST: Final = 3e38
 
 
 class BoosterOriginal(Original):
@@ -43,6 +45,20 @@ class BoosterOriginal(Original):
 
     def given(self, frame: pd.DataFrame) -> Any:
         return self._model.in_form(frame[list(self.columns)])
+
+    def _asked(
+        self, ask: Callable[[pd.DataFrame], Array], frame: pd.DataFrame, calls: int
+    ) -> tuple[Array | None, Array]:
+        """Rows that the library is known to refuse are not put to it one by one."""
+        known = self._model.knows(frame)
+        found, accepted = where_accepted(ask, frame[known], calls)
+        every = np.zeros(len(frame), bool)
+        every[known] = accepted
+        if found is None or known.all():
+            return found, every
+        answers = np.zeros((len(frame), *found.shape[1:]), found.dtype)
+        answers[known] = found
+        return answers, every
 
 
 def subject_of(model: BoosterModel, sample: Rows) -> Subject:
@@ -111,6 +127,8 @@ def _nodes(trees: Sequence[Tree], x: Array, most: int, random: np.random.Generat
         if not len(chosen):
             continue
         wanted = set(np.flatnonzero(tree.left != -1)[chosen].tolist()) - set(tree.members)
+        # CatBoost parts missing values from others at the lowest float32, beside which there is nothing.
+        wanted -= set(np.flatnonzero(np.abs(tree.threshold) > _LARGEST).tolist())
         for node, reached in _reached(tree, x):
             if node in wanted and len(reached):
                 rows.append(int(random.choice(reached)))

@@ -168,7 +168,7 @@ class _LightGBM:
     thread_safe = False
 
     def __init__(self, path: Path, options: BoosterOptions, threads: int) -> None:
-        self._booster = import_library("lightgbm").Booster({"verbosity": -1}, model_file=path)
+        self._booster = import_library("lightgbm").Booster(model_file=path)
         self._threads = threads
 
     def predict(self, given: Array) -> Array:

@@ -42,7 +42,7 @@ def open_file(path: Path) -> BoosterModel:
     if "\nobjective=" not in text.partition("\nTree=")[0]:
         raise custom_objective("lightgbm")
     try:
-        booster = lightgbm.Booster({"verbosity": -1}, model_str=text)
+        booster = lightgbm.Booster(model_str=text)
     except (lightgbm.basic.LightGBMError, ValueError) as error:
         raise CorruptArtifact(
             "LightGBM cannot read the file: it is damaged", field="file", hint="save the model again with save_model"

@@ -68,13 +68,25 @@ class BoosterModel:
         )
         return replace(self, columns=columns)
 
+    def knows(self, frame: pd.DataFrame) -> Array:
+        """Which rows of ``frame`` hold nothing that the library refuses, as far as its rule is known: [n] booleans.
+
+        XGBoost refuses categories it does not know. It says so, but takes one for the next in order if there is such
+        (seen in 3.2), so it is not asked. The others know no such rule."""
+        known = np.ones(len(frame), bool)
+        for column in self.columns if self.library == "xgboost" else ():
+            if column.categories is not None:
+                values = frame[column.name]
+                known &= (values.isna() | values.astype(object).isin(list(column.categories))).to_numpy()
+        return known
+
     def in_form(self, frame: pd.DataFrame) -> Any:
         """Rows of ``frame`` as the library takes them: a frame with categories, or an array if it knows no names."""
         import pandas as pd
 
         dtypes = self.dtypes or ("",) * len(self.columns)
         made = {
-            column.name: _values(frame[column.name], column, dtype, self.library)
+            column.name: _values(frame[column.name], column, dtype)
             for column, dtype in zip(self.columns, dtypes, strict=True)
         }
         found = pd.DataFrame(made, index=frame.index)
@@ -117,22 +129,16 @@ def _check_kind(feature: Feature, column: BoosterColumn) -> None:
         )
 
 
-def _values(values: pd.Series[Any], column: BoosterColumn, dtype: str, library: Library) -> Any:
+def _values(values: pd.Series[Any], column: BoosterColumn, dtype: str) -> Any:
     if column.as_text:
         return _categories_as_they_are(values)
     if column.categories is None:
         return values
-    return _categorical(values, column.categories, dtype, known_only=library == "xgboost")
+    return _categorical(values, column.categories, dtype)
 
 
-def _categorical(
-    values: pd.Series[Any], categories: tuple[str | int | float, ...], dtype: str, *, known_only: bool
-) -> Any:
-    """The values as categories of the types of the training, in another order, so that the library has to go by them.
-
-    With ``known_only``, raises ``InvalidInput`` for a category that the model does not know. XGBoost says that it
-    refuses such, but takes one for the next in the order of the alphabet if there is any (seen in 3.2).
-    """
+def _categorical(values: pd.Series[Any], categories: tuple[str | int | float, ...], dtype: str) -> Any:
+    """The values as categories of the training's type, in another order, so that the library has to look them up."""
     import pandas as pd
 
     text = bool(categories) and isinstance(categories[0], str)
@@ -140,8 +146,6 @@ def _categorical(
     present = given.notna().to_numpy()
     known = list(categories) if text else [float(category) for category in categories]
     unknown = sorted(set(given[present]) - set(known))
-    if unknown and known_only:
-        raise InvalidInput("the model does not know the category")
     order = [*reversed(known), *unknown]
     codes = pd.Index(order, dtype=object if text else np.float64).get_indexer(given.where(present, None))
     codes[~present] = -1
