@@ -34,7 +34,7 @@ def test_lightgbms_bits_say_where_missing_values_go() -> None:
 def test_lightgbms_thresholds_beside_zero_decide_for_numbers_that_it_takes_for_zero() -> None:
     read = boosted_lightgbm.read(lightgbm_text(f"{-ZERO!r} 0", "8 8"), [None, None], classifies=False)
     below, above = read.trees[0].threshold[:2]
-    assert -ZERO > below  # the number itself counts as zero, which is above
+    assert below < -ZERO  # the number itself counts as zero, which is above
     assert above == ZERO  # and this one as zero, which is not
     assert read.trees[0].left[:2].tolist() == [1, 2]
     assert read.trees[0].right[:2].tolist() == [3, 4]
