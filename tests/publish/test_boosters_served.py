@@ -40,7 +40,9 @@ def answers(folder: Path, file: Path, sample: pd.DataFrame, asked: pd.DataFrame)
     ("library", "suffix", "columns", "settings", "kept"),
     [
         ("xgboost", ".ubj", [*NUMBERS, "city"], {"enable_categorical": True}, "onnx"),
-        pytest.param("xgboost", ".json", NUMBERS, {"booster": "gblinear", "max_depth": None}, "boosters", marks=pytest.mark.slow),
+        pytest.param(
+            "xgboost", ".json", NUMBERS, {"booster": "gblinear", "max_depth": None}, "boosters", marks=pytest.mark.slow
+        ),
         pytest.param("lightgbm", ".txt", [*NUMBERS, "city"], {}, "onnx", marks=pytest.mark.slow),
         pytest.param("lightgbm", ".txt", NUMBERS, {"linear_tree": True}, "boosters", marks=pytest.mark.slow),
         ("catboost", ".cbm", [*NUMBERS, "city"], {"cat_features": ["city"]}, "boosters"),
