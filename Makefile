@@ -35,6 +35,7 @@ test: $(VENV)/.installed ## the tests that take minutes at most
 
 test-slow: $(VENV)/.installed $(VENV)/.demo ## the rest of the tests, the demo among them
 	@command -v chromium >/dev/null || { echo "make test-slow looks at a page in Chromium: apt-get install chromium"; exit 1; }
+	@command -v npm >/dev/null || { echo "make test-slow calls the server from JavaScript: apt-get install nodejs npm"; exit 1; }
 	$(BIN)/pytest -m slow $(ARGS)
 
 check: $(VENV)/.installed ## format, lint, types, dependency rule, generated files
@@ -59,6 +60,8 @@ lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: t
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --all-extras --group dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
 	echo uv | $(COMPILE) --constraint requirements/dev.txt - -o requirements/uv.txt
+	echo kserve | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/kserve.txt
+	cd tests/conformance/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean: ## remove caches and build outputs; .venv and .keelway stay
 	rm -rf .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist site

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.certificates import Authority
+
+if TYPE_CHECKING:
+    from tests.certificates import Authority
 
 #: Start of a node id -> why it may be skipped, and who checks it instead.
 ALLOWED_SKIPS: Mapping[str, str] = {}
@@ -62,4 +65,6 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    from tests.certificates import Authority
+
     return Authority(tmp_path_factory.mktemp("authority"))

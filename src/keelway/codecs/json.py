@@ -155,7 +155,7 @@ class OpenInferenceCodec:
         for tensor in request.inputs:
             size = tensor.parameters.binary_data_size if tensor.parameters else None
             if tensor.parameters and tensor.parameters.shared_memory_region:
-                raise Unsupported("shared memory is not supported; send the tensor in the body")
+                raise Unsupported("shared memory is not supported; send the tensor itself")
             if size is None:
                 data = _from_json(tensor)
             else:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sized
-from functools import partial
 from typing import Any
 
 import httptools
@@ -32,7 +31,7 @@ _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-lengt
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection. ``protocol_factory`` binds ``settings`` and ``clock``; the other arguments are uvicorn's."""
+    """One connection. ``fast_lane.py`` adds the lane; ``args`` and ``kwargs`` are uvicorn's."""
 
     def __init__(self, settings: HttpSettings, clock: Clock, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,6 +47,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unreadable = False
         self._upgrading = False
         self._answering: RequestResponseCycle | None = None
+        self._idle_since: float | None = None
         self._unread = 0
         self._stalled_since: float | None = None
         self._closing_soon = False
@@ -80,7 +80,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing() or self._unreadable:
             return
-        if self._head_since is None and self.timeout_keep_alive_task is not None and self._body_since is None:
+        idle = self._idle_since is not None or self.timeout_keep_alive_task is not None
+        self._idle_since = None
+        if idle and self._head_since is None and self._body_since is None:
             # The first bytes after a pause. They may be line ends, which the parser skips without a word.
             self._head_since = self._now()
             self._head_bytes = 0
@@ -121,6 +123,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._begin_head()
+
+    def _begin_head(self) -> None:
         self._begun = True
         self._head_since = self._now()
         self._head_bytes = 0
@@ -193,6 +198,9 @@ class LimitedProtocol(HttpToolsProtocol):
         settings = self._settings
         if self._head_since is not None and now - self._head_since > settings.header_timeout:
             self._refuse(_TOO_SLOW if self._head_bytes else b"")
+            return
+        if self._idle_since is not None and now - self._idle_since > settings.keep_alive_timeout:
+            self.transport.close()
             return
         # A body behind a request that is still being answered waits for that request, not for its sender.
         limit = _LINGER if self._finished else settings.body_timeout
@@ -281,11 +289,6 @@ class _ReplyTransport:
         self.write = transport.write
         self.is_closing = transport.is_closing
         self.close = close
-
-
-def protocol_factory(settings: HttpSettings, clock: Clock) -> Callable[..., LimitedProtocol]:
-    """What uvicorn's ``http`` setting takes: makes one protocol per connection."""
-    return partial(LimitedProtocol, settings, clock)
 
 
 async def sweep_forever(connections: set[Any], clock: Clock, interval: float = 1.0) -> None:

@@ -205,9 +205,9 @@ def model_document(model: ServedModel) -> dict[str, Any]:
 
 async def _json_object(request: Request) -> dict[str, Any]:
     """The body as an object; an empty body is an empty object. Other media types are refused: a page of another site
-    can send those without asking."""
+    can send those without asking. Bytes it cannot, and NVIDIA's asynchronous client calls its JSON so."""
     media_type = request.headers.get("content-type", "")
-    if media_type and not media_type.startswith("application/json"):
+    if media_type and not media_type.startswith(("application/json", "application/octet-stream")):
         raise HttpRefusal(415, "the content type must be application/json")
     body = await _body(request)
     try:
