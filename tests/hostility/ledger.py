@@ -41,7 +41,7 @@ class Ledger:
         seconds."""
         end = time.monotonic() + patience
         while leftovers := list(self._leftovers(after := self._server.state())):
-            assert time.monotonic() < end, f"left over: {', '.join(leftovers)}"
+            assert time.monotonic() < end, f"left over: {', '.join(leftovers)}\n" + "\n".join(self._server.tasks())
             time.sleep(0.05)
         now = counted(self._server)
         assert now.in_flight == 0, "requests are still in flight"
