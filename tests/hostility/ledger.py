@@ -15,7 +15,7 @@ from tests.serving import PATIENCE, ask
 MORE_OBJECTS = 10_000
 MORE_THREADS = 8
 #: Bytes that an allocator keeps for the next time, however the attack went.
-MORE_MEMORY = 48 << 20
+MORE_MEMORY = 96 << 20
 
 
 class Counted(NamedTuple):
@@ -36,11 +36,12 @@ class Ledger:
         self.counted = counted(server)
         self._logged = len(server.errors())
 
-    def settle(self) -> State:
-        """The state once the server is as it was. ``AssertionError`` naming what is left over."""
-        end = time.monotonic() + PATIENCE
+    def settle(self, patience: float = PATIENCE) -> State:
+        """The state once the server is as it was. ``AssertionError`` naming what is left over after ``patience``
+        seconds."""
+        end = time.monotonic() + patience
         while leftovers := list(self._leftovers(after := self._server.state())):
-            assert time.monotonic() < end, f"left over: {', '.join(leftovers)}"
+            assert time.monotonic() < end, f"left over: {', '.join(leftovers)}\n" + "\n".join(self._server.tasks())
             time.sleep(0.05)
         now = counted(self._server)
         assert now.in_flight == 0, "requests are still in flight"

@@ -159,7 +159,12 @@ class Attacked:
         return int(self.grpc.rpartition(":")[2])
 
     def state(self) -> State:
-        return State(**self._say("state\n"))
+        return State(*self._say("state\n"))
+
+    def tasks(self) -> list[str]:
+        """What the tasks of its event loop are at, for a message."""
+        tasks: list[str] = self._say("tasks\n")
+        return tasks
 
     def errors(self) -> list[str]:
         """What was logged as an error, and every line that is no log line: a crash of the interpreter, a warning."""
@@ -188,7 +193,7 @@ async def state() -> State:
         libc.malloc_trim(0)
     process = psutil.Process()
     return State(
-        len(asyncio.all_tasks()),
+        sum(not is_the_librarys(task) for task in asyncio.all_tasks()),
         threading.active_count(),
         process.num_fds(),
         len(gc.get_objects()),
@@ -196,12 +201,22 @@ async def state() -> State:
     )
 
 
+async def tasks() -> list[str]:
+    return sorted(repr(task) for task in asyncio.all_tasks())
+
+
+def is_the_librarys(task: asyncio.Task[Any]) -> bool:
+    """Whether it is the one in which gRPC waits for the next call: it is gone for a moment between two."""
+    return getattr(task.get_coro(), "__qualname__", "").endswith("._request_call")
+
+
 async def serve(app: App) -> None:
     loop = asyncio.get_running_loop()
 
     def listen() -> None:
-        for _ in sys.stdin:
-            print(json.dumps(asyncio.run_coroutine_threadsafe(state(), loop).result()._asdict()), flush=True)
+        for line in sys.stdin:
+            question = tasks() if line == "tasks\n" else state()
+            print(json.dumps(asyncio.run_coroutine_threadsafe(question, loop).result()), flush=True)
         asyncio.run_coroutine_threadsafe(app.drain(0.0), loop)
 
     def announce(addresses: Addresses) -> None:

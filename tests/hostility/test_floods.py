@@ -65,7 +65,7 @@ def test_kept_connections_take_turns(attack: Attack) -> None:
 def test_every_kind_of_flood_from_many_threads(attack: Attack) -> None:
     def storm(seed: int) -> None:
         random = Random(seed)
-        for _ in range(400):
+        for _ in range(250):
             with suppress(ConnectionError, TimeoutError):
                 random.choice(FLOODS)(attack, random)
 

@@ -19,7 +19,7 @@ def test_words_of_http_in_any_order(attack: Attack, examples: int) -> None:
     for_each(examples, words, lambda data: says(attack, data))
 
 
-@sizes("examples", quick=120, slow=4000)
+@sizes("examples", quick=120, slow=3000)
 def test_right_requests_with_slips(attack: Attack, examples: int) -> None:
     for_each(examples, slips(), lambda data: says(attack, data))
 

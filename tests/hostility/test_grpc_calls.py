@@ -79,6 +79,7 @@ def test_streams_reset_with_calls_under_way(grpc_attack: Attack, count: int) -> 
 
 
 @sizes("count", quick=100, slow=3000)
+@pytest.mark.usefixtures("may_shed")
 def test_watches_that_are_left_open(grpc_attack: Attack, count: int) -> None:
     """Health watches never end by themselves: they end with their connection."""
     with grpc_attack.peer() as peer:

@@ -50,7 +50,7 @@ def test_random_bytes_behind_the_preface(grpc_attack: Attack, examples: int) -> 
 
 
 @pytest.mark.usefixtures("breaks_the_protocol")
-@sizes("examples", quick=60, slow=2000)
+@sizes("examples", quick=60, slow=1200)
 def test_random_frames_around_a_right_call(grpc_attack: Attack, examples: int) -> None:
     some = st.lists(FRAMES, max_size=6).map(b"".join)
     around = st.tuples(some, some).map(lambda pair: pair[0] + RIGHT + pair[1])
@@ -62,7 +62,7 @@ def test_random_frames_around_a_right_call(grpc_attack: Attack, examples: int) -
 
 
 @pytest.mark.usefixtures("breaks_the_protocol")
-@sizes("examples", quick=60, slow=2000)
+@sizes("examples", quick=60, slow=1200)
 def test_right_calls_with_slips(grpc_attack: Attack, examples: int) -> None:
     whole = GREETING + RIGHT
 
