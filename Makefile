@@ -47,7 +47,7 @@ check: $(VENV)/.installed ## format, lint, types, dependency rule, generated fil
 	$(BIN)/python proto/generate.py --check
 
 bench: $(VENV)/.installed $(VENV)/.demo ## measure, and write docs/benchmarks.md
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.installed ## write the generated pages anew, then check every link and code block
 	$(BIN)/python -m keelway.cli.reference docs/reference
