@@ -82,7 +82,7 @@ def _read_v2(content: bytes, headers: Mapping[str, str]) -> Array:
     length = int(headers.get(BINARY_LENGTH.lower()) or len(content))
     raw = memoryview(content)[length:]
     for output in json.loads(content[:length])["outputs"]:
-        size = output.get("parameters", {}).get("binary_data_size", 0)
+        size = (output.get("parameters") or {}).get("binary_data_size", 0)
         if output["name"] in ("probabilities", "predict_proba"):
             return _shaped(output, np.frombuffer(raw[:size], np.float32) if size else output["data"])
         raw = raw[size:]
