@@ -109,6 +109,7 @@ def _succeeded(metric: str, port: str, **labels: str) -> Counter:
     return Counter(metric, frozenset(labels.items()), port)
 
 
+_TRITON_COUNTER = _succeeded("nv_inference_request_success", "metrics", model="forest")
 _MLSERVER_COUNTER = _succeeded("model_infer_request_success_total", "metrics", model="forest")
 _KSERVE_COUNTER = _succeeded("request_predict_seconds_count", "http", model_name="forest")
 
