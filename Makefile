@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check bench docs wire lock clean
+.PHONY: help install demo test test-slow check bench docs wire lock lock-peers clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -46,7 +46,7 @@ check: $(VENV)/.installed ## format, lint, types, dependency rule, generated fil
 	$(BIN)/python -m keelway.cli.reference --check docs/reference
 	$(BIN)/python proto/generate.py --check
 
-bench: $(VENV)/.installed $(VENV)/.demo ## measure, and write docs/benchmarks.md
+bench: $(VENV)/.installed $(VENV)/.demo ## measure beside other servers, and write docs/benchmarks.md (ARGS=--help)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.installed ## write the generated pages anew, then check every link and code block
@@ -62,6 +62,11 @@ lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: t
 	echo uv | $(COMPILE) --constraint requirements/dev.txt - -o requirements/uv.txt
 	echo kserve | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/kserve.txt
 	cd tests/conformance/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
+
+# One environment for each server that the benchmarks compare with: they pin against each other.
+lock-peers: $(UV) ## resolve requirements/peers/*.txt anew from the .in files beside them (UPGRADE=1 as above)
+	$(foreach peer,$(basename $(notdir $(wildcard requirements/peers/*.in))),\
+		$(subst make lock,make lock-peers,$(COMPILE)) $(if $(UPGRADE),--upgrade) requirements/peers/$(peer).in -o requirements/peers/$(peer).txt &&) true
 
 clean: ## remove caches and build outputs; .venv and .keelway stay
 	rm -rf .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist site

@@ -252,7 +252,17 @@ GRPC = Lineup(
             settings=_KEELWAY_SETTINGS,
             counter=_succeeded("ml_requests_total", "http", model="forest", code="OK", transport="grpc_v2"),
         ),
-        # Not Triton: its own count of successes stands still under h2load, so what h2load counts cannot be believed.
+        Server(
+            "Triton (pytriton)",
+            _TRITON,
+            bodies.GRPC,
+            GRPC_PATH,
+            peer="pytriton",
+            packages=("nvidia-pytriton", "numpy", "onnxruntime"),
+            settings=_TRITON_SETTINGS,
+            counter=_TRITON_COUNTER,
+            needs_library_path=True,
+        ),
         Server(
             "KServe",
             _KSERVE,

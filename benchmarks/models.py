@@ -79,7 +79,7 @@ def _open(folder: Path, name: str) -> Model:
 
 def _onnx_file(folder: Path, name: str) -> Path:
     """The converted file out of the registry's artifacts, so that every server runs the same bytes."""
-    command = [KEELWAY_COMMAND, "show", name, "--json"]
+    command = [str(KEELWAY_COMMAND), "show", name, "--json"]
     shown = json.loads(subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout)
     digest = next(file["sha256"] for file in shown["files"] if file["path"].endswith(".onnx"))
     artifacts = (folder / ".keelway" / "artifacts").rglob("*")

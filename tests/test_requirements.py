@@ -64,6 +64,9 @@ def test_nothing_is_pinned_that_the_project_no_longer_asks_for(file: str, texts:
     assert direct == {canonicalize_name(requirement.name) for requirement in wanted(texts)}, RUN_MAKE_LOCK
 
 
+PEERS = sorted((LOCKED / "peers").glob("*.in"))
+
+
 @pytest.mark.parametrize("file", sorted(str(path.relative_to(LOCKED)) for path in LOCKED.rglob("*.txt")))
 def test_every_pin_carries_hashes_and_no_file_names_a_registry(file: str) -> None:
     assert [pin.name for pin in pins(file) if not pin.hashed] == []
@@ -88,3 +91,21 @@ def test_the_small_environments_hold_the_versions_that_are_tested() -> None:
 def test_the_build_backend_is_pinned_with_the_rest() -> None:
     names = {pin.name for pin in pins("dev.txt")}
     assert {canonicalize_name(Requirement(text).name) for text in PROJECT["build-system"]["requires"]} <= names
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda path: path.stem)
+def test_the_lock_of_a_peer_has_what_its_list_asks_for(peer: Path) -> None:
+    locked = {pin.name: pin.version for pin in pins(f"peers/{peer.stem}.txt")}
+    for requirement in (Requirement(line) for line in peer.read_text().split()):
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), "run `make lock-peers`"
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda path: path.stem)
+def test_peers_run_the_engine_and_the_training_library_that_keelway_is_measured_with(peer: Path) -> None:
+    shared = {"onnxruntime", "scikit-learn"}
+    tested = {pin.name: pin.version for pin in pins("dev.txt")}
+    locked = {pin.name: pin.version for pin in pins(f"peers/{peer.stem}.txt")}
+    assert {name: locked[name] for name in shared & set(locked)} == {
+        name: tested[name] for name in shared & set(locked)
+    }
+    assert "onnxruntime" in locked

@@ -1,0 +1,119 @@
+"""The page and its picture are made of stored results, and of nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from benchmarks import bounds, page
+from benchmarks.chart import WIDTH, Bar, Group, draw
+from benchmarks.results import Notebook, Section, store, stored
+from tests.benchmarks.stored import grpc, leads, rest, section, small
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def everything() -> dict[str, Section]:
+    return {"rest": rest(), "grpc": grpc(), "leads": leads(), **small()}
+
+
+def test_a_stored_section_is_read_as_it_was_written(tmp_path: Path) -> None:
+    store(tmp_path, rest())
+    store(tmp_path, grpc())
+    assert stored(tmp_path, ["rest", "grpc", "leads"]) == {"rest": rest(), "grpc": grpc()}
+
+
+def test_a_section_that_is_measured_again_replaces_its_own_alone(tmp_path: Path) -> None:
+    for one in everything().values():
+        store(tmp_path, one)
+    before = page.render(stored(tmp_path, everything()))
+    store(tmp_path, rest(keelway=(9000.0, 9001.0, 9002.0)))
+    after = page.render(stored(tmp_path, everything()))
+    changed = [line for line in after.splitlines() if line not in before.splitlines()]
+    assert any("9,001" in line for line in changed)
+    assert not any("grpc" in line.lower() for line in changed)
+    assert page.render(stored(tmp_path, everything())) == after
+
+
+def test_a_row_has_the_median_the_spread_and_the_ratio_of_the_rounds() -> None:
+    row = "| FastAPI | 3,000 (3,000 to 4,000) | 1.25 | 2.50 | 2.00 × (1.75 to 2.17) |"
+    assert row in page.render({"rest": rest()}).splitlines()
+
+
+def test_every_section_says_when_where_and_of_which_commit() -> None:
+    text = page.render(everything())
+    said = "*Measured 2026-01-02 03:04 UTC at commit abc1234: A Processor, 2 cores, 15.6 GiB, Linux 6.1"
+    assert text.count(said) == len(everything())
+    assert "- **FastAPI** (FastAPI-lib 1.2.3): pydantic in and out" in text
+
+
+def test_figures_in_the_tables_come_from_the_results() -> None:
+    digits = re.compile(r"\d[\d,]*(?:\.\d+)?")
+
+    def numbers(text: str) -> set[float]:
+        return {float(found.replace(",", "")) for found in digits.findall(text)}
+
+    measured = numbers(str(leads()).replace(", ", " "))
+    lines = [line for line in page.render({"leads": leads()}).splitlines() if line.startswith("| keelway")]
+    assert lines
+    assert set().union(*map(numbers, lines)) <= measured
+
+
+def test_a_server_that_did_not_start_is_named_with_its_reason() -> None:
+    one = section("rest", Notebook(), absent={"Triton (pytriton)": "libpython3.so: cannot open"})
+    text = page.render({"rest": one})
+    assert "Triton (pytriton) did not start here" in text
+    assert "libpython3.so: cannot open" in text
+
+
+# Bounds
+
+
+def test_a_bound_is_kept_or_missed_by_a_share_of_itself() -> None:
+    text = page.render(everything())
+    # 6000/1000, 7000/1000, 6500/900
+    assert "REST, one row, 16 connections, at least 6 × the better of MLServer and KServe: **met**, 7.00 ×" in text
+    assert "7.00 × (6.00 to 7.22), 17% over the bound." in text
+    assert "at least 0.85 × bare grpc.aio with the same inference: **missed**, 0.82 × (0.80 to 0.90), 4% under" in text
+
+
+def test_a_bound_of_a_server_that_was_not_measured_says_so() -> None:
+    assert bounds.outcome(bounds.BOUNDS[0], {"grpc": grpc()}) is None
+    text = page.render({"grpc": grpc()})
+    assert "REST, one row, 16 connections, against FastAPI: not measured." in text
+
+
+# Picture
+
+
+def test_bars_are_as_long_as_their_values_and_stay_within_the_picture() -> None:
+    text = draw([Group("Title", [Bar("a < b", 2000.0, "ours"), Bar("b", 500.0)])], "What it shows")
+    root = ET.fromstring(text)
+    bars = [found for found in root.iter(f"{SVG}rect") if "bar" in found.attrib["class"]]
+    lengths = [float(found.attrib["width"]) for found in bars]
+    assert lengths[0] == pytest.approx(4 * lengths[1], abs=0.3)  # written with one digit
+    assert all(float(found.attrib["x"]) + float(found.attrib["width"]) < WIDTH for found in bars)
+    assert {"a < b", "b", "2,000", "500"} <= {found.text for found in root.iter(f"{SVG}text")}
+
+
+def test_the_picture_is_no_wider_than_a_phone_and_knows_dark_mode() -> None:
+    text = page.picture(everything())
+    assert text is not None
+    assert int(ET.fromstring(text).attrib["width"]) <= 400
+    assert "@media (prefers-color-scheme: dark)" in text
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_picture_orders_by_speed_and_marks_keelway() -> None:
+    text = page.picture({"rest": rest()})
+    assert text is not None
+    labels = re.findall(r'text-anchor="end">([^<]+)<', text)
+    assert labels == ["uvicorn, raw ASGI", "keelway", "FastAPI", "KServe", "MLServer"]
+    assert text.count('class="bar ours"') == 1
+
+
+def test_without_servers_there_is_no_picture() -> None:
+    assert page.picture(small()) is None
+    assert "benchmarks.svg" not in page.render(small())
