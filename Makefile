@@ -35,6 +35,7 @@ test: $(VENV)/.installed ## the tests that take minutes at most
 
 test-slow: $(VENV)/.installed $(VENV)/.demo ## the rest of the tests, the demo among them
 	@command -v chromium >/dev/null || { echo "make test-slow looks at a page in Chromium: apt-get install chromium"; exit 1; }
+	@command -v wrk >/dev/null && command -v h2load >/dev/null || { echo "make test-slow tries the benchmark: apt-get install wrk nghttp2-client"; exit 1; }
 	@command -v npm >/dev/null || { echo "make test-slow calls the server from JavaScript: apt-get install nodejs npm"; exit 1; }
 	$(BIN)/pytest -m slow $(ARGS)
 
