@@ -35,6 +35,8 @@ test: $(VENV)/.installed ## the tests that take minutes at most
 
 test-slow: $(VENV)/.installed $(VENV)/.demo ## the rest of the tests, the demo among them
 	@command -v chromium >/dev/null || { echo "make test-slow looks at a page in Chromium: apt-get install chromium"; exit 1; }
+	@command -v wrk >/dev/null && command -v h2load >/dev/null || { echo "make test-slow tries the benchmark: apt-get install wrk nghttp2-client"; exit 1; }
+	@command -v npm >/dev/null || { echo "make test-slow calls the server from JavaScript: apt-get install nodejs npm"; exit 1; }
 	$(BIN)/pytest -m slow $(ARGS)
 
 check: $(VENV)/.installed ## format, lint, types, dependency rule, generated files
@@ -59,6 +61,8 @@ lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: t
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --all-extras --group dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
 	echo uv | $(COMPILE) --constraint requirements/dev.txt - -o requirements/uv.txt
+	echo kserve | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/kserve.txt
+	cd tests/conformance/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 
 # One environment for each server that the benchmarks compare with: they pin against each other.
 lock-peers: $(UV) ## resolve requirements/peers/*.txt anew from the .in files beside them (UPGRADE=1 as above)

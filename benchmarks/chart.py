@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH, MARGIN, LABELS, VALUES = 400, 8, 176, 56
+WIDTH, MARGIN, LABELS, VALUES = 400, 10, 175, 56
 ROW, BAR, TITLE, GAP = 23, 13, 26, 14
 _STYLE = """
 text { font: 12.5px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: #1f2328 }

@@ -318,7 +318,6 @@ LEADS = Lineup(
             settings="its own scikit-learn runtime, `predict_proba`, one V2 input a column; otherwise as above",
         ),
     ),
-    # Four: at sixteen, a server that takes 20 ms a row would answer a handful of times in a round.
-    scenarios=(Scenario(1, 1), Scenario(1, 4)),
+    scenarios=(Scenario(1, 1), Scenario(1, 16)),
     model="leads",
 )

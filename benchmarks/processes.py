@@ -6,6 +6,7 @@ A server that starts helpers of its own (Triton, BentoML, mosec) is the whole tr
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -13,7 +14,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,9 +44,10 @@ class Weight(NamedTuple):
     proportional: float
 
 
-@cache
+@functools.cache
 def cores() -> tuple[int, int]:
-    """The core of the server and the core of the load, as this process found them when it began."""
+    """The core of the server and the core of the load; two different ones. Decided once, before this process itself
+    moves to one of them."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         raise SystemExit("bench: two cores are needed, one for the server and one for the load")

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.certificates import Authority
 
 #: Start of a node id -> why it may be skipped, and who checks it instead.
 ALLOWED_SKIPS: Mapping[str, str] = {}
@@ -57,3 +61,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in [name for name in os.environ if name.startswith("KEELWAY_")]:
         monkeypatch.delenv(variable)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    from tests.certificates import Authority
+
+    return Authority(tmp_path_factory.mktemp("authority"))

@@ -18,7 +18,22 @@ PARAMETRISED = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.re
 
 #: Libraries of the extras, or slow to import: only inside functions.
 LAZY = frozenset(
-    {"alembic", "grpc", "httpx", "joblib", "onnx", "pandas", "pyarrow", "scipy", "skl2onnx", "sklearn", "skops"}
+    {
+        "alembic",
+        "catboost",
+        "grpc",
+        "httpx",
+        "joblib",
+        "lightgbm",
+        "onnx",
+        "pandas",
+        "pyarrow",
+        "scipy",
+        "skl2onnx",
+        "sklearn",
+        "skops",
+        "xgboost",
+    }
 )
 
 #: Packages that are themselves imported inside functions, and what they may therefore import at their head.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+LOCKED = ROOT / "requirements"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BASE: list[str] = PROJECT["project"]["dependencies"]
 EXTRAS: list[str] = [text for extra in PROJECT["project"]["optional-dependencies"].values() for text in extra]
@@ -32,7 +34,7 @@ class Pin:
 
 
 def pins(file: str) -> list[Pin]:
-    text = (ROOT / "requirements" / file).read_text()
+    text = (LOCKED / file).read_text()
     return [Pin(block) for block in re.split(r"\n(?=[a-z0-9])", text) if not block.startswith("#")]
 
 
@@ -62,14 +64,23 @@ def test_nothing_is_pinned_that_the_project_no_longer_asks_for(file: str, texts:
     assert direct == {canonicalize_name(requirement.name) for requirement in wanted(texts)}, RUN_MAKE_LOCK
 
 
-FOLDER = ROOT / "requirements"
-PEERS = sorted((FOLDER / "peers").glob("*.in"))
+PEERS = sorted((LOCKED / "peers").glob("*.in"))
 
 
-@pytest.mark.parametrize("file", sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.txt")))
+@pytest.mark.parametrize("file", sorted(str(path.relative_to(LOCKED)) for path in LOCKED.rglob("*.txt")))
 def test_every_pin_carries_hashes_and_no_file_names_a_registry(file: str) -> None:
     assert [pin.name for pin in pins(file) if not pin.hashed] == []
-    assert "://" not in (ROOT / "requirements" / file).read_text()
+    assert "://" not in (LOCKED / file).read_text()
+
+
+def test_every_package_of_javascript_carries_a_hash_and_none_names_a_registry() -> None:
+    folder = ROOT / "tests" / "conformance" / "js"
+    lock = json.loads((folder / "package-lock.json").read_text())
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert packages
+    assert [name for name, package in packages.items() if not package["integrity"].startswith("sha512-")] == []
+    assert [name for name, package in packages.items() if "resolved" in package] == []
+    assert lock["packages"][""]["dependencies"] == json.loads((folder / "package.json").read_text())["dependencies"]
 
 
 def test_the_small_environments_hold_the_versions_that_are_tested() -> None:

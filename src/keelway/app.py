@@ -25,8 +25,9 @@ from keelway.codecs.rows import RowCodec
 from keelway.config import Settings
 from keelway.contract.names import fold
 from keelway.dataplane import Answer, DataPlane, InferenceCall
+from keelway.edge.fast_lane import lane_factory
 from keelway.edge.listening import address_of, bind, resolve, split_address
-from keelway.edge.protocol import protocol_factory, sweep_forever
+from keelway.edge.protocol import sweep_forever
 from keelway.errors import FailedPrecondition
 from keelway.guard.admission import Admission
 from keelway.hosting.fleet import Fleet
@@ -39,6 +40,8 @@ from keelway.ports import RecordSink
 from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot
 from keelway.transports.rest.door import Door
 from keelway.transports.rest.hosts import OriginPolicy
+from keelway.transports.rest.lane import InferenceLane
+from keelway.transports.rest.paths import InferencePaths
 from keelway.transports.rest.service import Service
 from keelway.types import InferenceRecord
 
@@ -169,6 +172,8 @@ class App:
         if not settings.grpc.address:
             return ""
         endpoint = resolve(settings.grpc.address, "grpc.address", insecure=settings.http.insecure)
+        # The library writes a line of its own, in a form of its own, for each wrong header of any stranger.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             from keelway.transports.grpc.server import GrpcServer
         except ImportError:
@@ -222,12 +227,18 @@ class App:
         )
         host, _ = split_address(settings.http.address)
         origins = OriginPolicy(host, settings.http.allowed_hosts, settings.http.allowed_origins)
+        paths = InferencePaths(settings.limits.max_nesting)
+
+        def draining() -> bool:
+            return self._draining
+
+        lane = InferenceLane(self._plane, settings.http, settings.limits, origins, self._ids, paths, draining)
         door = Door(
-            self._plane, settings.http, settings.limits, origins, self._ids, service.application, lambda: self._draining
+            self._plane, settings.http, settings.limits, origins, self._ids, paths, service.application, draining
         )
         return uvicorn.Config(
             door,
-            http=protocol_factory(settings.http, self._clock),  # type: ignore[arg-type]
+            http=lane_factory(lane, settings.http, self._clock),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,

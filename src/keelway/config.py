@@ -126,6 +126,13 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             "directly on the event loop: a thread hand-off would cost more.",
         ),
     ] = 1.0
+    micro_batch_rows: Annotated[
+        PositiveInt,
+        Meta(
+            description="Most rows of requests read in one turn of the event loop that are given to a model in one "
+            "run, where it runs on the event loop. 1: every request by itself."
+        ),
+    ] = 64
     providers: Annotated[tuple[str, ...], Meta(description="ONNX Runtime execution providers, most wanted first.")] = (
         "CPUExecutionProvider",
     )

@@ -1,4 +1,4 @@
-"""The request line: ``admit → parse → route → authorise → bind → validate → run → encode → observe``.
+"""The request line: ``admit → parse → route → authorise → bind → validate → batch → run → encode → observe``.
 
 This module alone knows the order. It knows no transport and builds nothing: the app hands it the stages. A request that
 waits for nothing is answered directly, without a task; one that must wait is answered by an awaitable.
@@ -13,13 +13,14 @@ from typing import NoReturn
 
 import msgspec
 
+from keelway.batching.policy import Outcome, Share
 from keelway.clock import Clock
 from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound
 from keelway.guard.admission import Admission
 from keelway.observe.metrics import ServingMetrics, VersionMeters
 from keelway.observe.records import RecordRing
 from keelway.ports import Codec, Encoded
-from keelway.routing.snapshot import ServedVersion, ServingSnapshot
+from keelway.routing.snapshot import Batches, ServedVersion, ServingSnapshot
 from keelway.types import (
     ANONYMOUS,
     Array,
@@ -73,6 +74,7 @@ class _Passage(msgspec.Struct):
     request: InferenceRequest | None = None
     bound: BoundRequest | None = None
     wanted: tuple[str, ...] = ()
+    shares: bool = False
 
 
 class DataPlane:
@@ -124,6 +126,9 @@ class DataPlane:
             passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
             passage.wanted = wanted_outputs(request, version)
             self._mark(passage)
+            batcher = version.batcher
+            if batcher is not None and bound.rows is not None and bound.rows < batcher.max_rows:
+                return self._shared(passage, version, request, bound, batcher)
             outputs = self._run(passage, version, bound.inputs)
             # Most runtimes answer with a list; asking the abstract class costs several times as much.
             if type(outputs) is not list and not isinstance(outputs, Sequence):
@@ -131,6 +136,38 @@ class DataPlane:
             return self._finish(passage, version, request, bound, outputs)
         except Exception as error:  # noqa: BLE001 - whatever a stage raises becomes a KeelwayError
             self._fail(passage, error)
+
+    def _shared(
+        self,
+        passage: _Passage,
+        version: ServedVersion,
+        request: InferenceRequest,
+        bound: BoundRequest,
+        batcher: Batches,
+    ) -> asyncio.Future[Answer]:
+        """The answer once the run is over that this request shares with others of the same turn of the loop."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def settle(outcome: Outcome, run_rows: int) -> None:
+            version.usage.end()
+            if run_rows:
+                self._meters_of(version).batch_size.observe(run_rows)
+            if answer.cancelled():
+                self._observe(passage, "CANCELLED")
+                return
+            try:
+                if isinstance(outcome, Exception):
+                    self._fail(passage, outcome)
+                answer.set_result(self._finish(passage, version, request, bound, outcome))
+            except KeelwayError as error:
+                answer.set_exception(error)
+            except Exception as error:  # noqa: BLE001 - as in infer
+                answer.set_exception(self._failure(passage, error))
+
+        passage.shares = True
+        version.usage.begin()
+        batcher.submit(Share(bound.inputs, bound.rows or 1, passage.wanted, settle, answer.cancelled))
+        return answer
 
     def _run(
         self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]
@@ -226,13 +263,17 @@ class DataPlane:
         return Answer(encoded, version)
 
     def _fail(self, passage: _Passage, error: Exception) -> NoReturn:
+        raise self._failure(passage, error) from None
+
+    def _failure(self, passage: _Passage, error: Exception) -> KeelwayError:
+        """The error for the caller, once it is logged and counted."""
         if not isinstance(error, KeelwayError):
             log.error(
                 "a stage raised %s", type(error).__name__, exc_info=error, extra={"request_id": passage.call.request_id}
             )
             error = ModelFailed("the model could not answer this request")
         self._observe(passage, error.code, error)
-        raise error from None
+        return error
 
     def _observe(self, passage: _Passage, code: str, error: KeelwayError | None = None) -> None:
         """Metrics and the record of one request. Never raises, never waits."""
@@ -243,7 +284,7 @@ class DataPlane:
         if isinstance(error, InvalidInput):
             meters.refused(error.field)
         if bound is not None:
-            if code == "OK":
+            if code == "OK" and not passage.shares:
                 meters.batch_size.observe(bound.rows or 1)
             if bound.tags:
                 meters.tagged(bound.tags)

@@ -187,12 +187,12 @@ def test_a_model_of_several_outputs_answers_an_object_a_row() -> None:
     assert beside["predictions"] == [None, {"y": 1.5, "t": "a", "v": [1, 2]}, {"y": 2.5, "t": "b", "v": [3, 4]}]
 
 
-def test_a_model_without_a_batch_axis_answers_its_outputs_as_they_are() -> None:
+def test_a_model_without_a_batch_axis_answers_its_one_row_in_a_list_as_others_do() -> None:
     # R2
-    assert answer({"y": np.arange(3)})["predictions"] == [0, 1, 2]
-    assert answer({"y": np.array(2.5, "<f4")})["predictions"] == 2.5
-    assert answer({"y": np.array("a", object)})["predictions"] == "a"
-    assert answer({"y": np.arange(2), "z": np.ones(())})["predictions"] == {"y": [0, 1], "z": 1.0}
+    assert answer({"y": np.arange(3)})["predictions"] == [[0, 1, 2]]
+    assert answer({"y": np.array(2.5, "<f4")})["predictions"] == [2.5]
+    assert answer({"y": np.array("a", object)})["predictions"] == ["a"]
+    assert answer({"y": np.arange(2), "z": np.ones(())})["predictions"] == [{"y": [0, 1], "z": 1.0}]
 
 
 def test_numbers_that_json_has_no_word_for_become_null() -> None:

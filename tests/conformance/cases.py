@@ -1,6 +1,6 @@
-"""What the Open Inference Protocol promises, as data: requests, and the answers or refusals they must get. # R1
+"""What the Open Inference Protocol promises, as data: requests, and the answers or refusals they must get. # R1 G1
 
-Nothing here knows a transport or a client; ``clients.py`` sends these, ``models.py`` serves what they ask for.
+Nothing here knows a client; those of ``ways.py`` send these, ``models.py`` serves what they ask for.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keelway.errors import ErrorCode
 from keelway.types import Array
 
 #: Two values that every datatype must carry through unharmed, its extremes among them.
@@ -68,7 +69,8 @@ class Got(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A request and its answer. ``outputs`` are those asked for, ``None`` for all."""
+    """A request and its answer. ``outputs`` are those asked for, ``None`` for all. ``refused``: the code and the text
+    that it must get instead."""
 
     id: str
     model: str
@@ -77,6 +79,7 @@ class Case(NamedTuple):
     outputs: Sequence[str] | None = None
     version: str = ""
     answered_by: str = "1.0.0"
+    refused: tuple[ErrorCode, str] | None = None
 
 
 IDENTITY = [
@@ -132,16 +135,58 @@ CASES: Sequence[Case] = [
         [Sent("x", "FP32", [1.0])],
         [Got("y", "FP32", [[np.nan, np.inf, -np.inf, 1.0]], [[np.nan, np.nan, np.nan, 1.0]])],
     ),
-]
-
-#: Only a body of bytes can say this: texts that are no UTF-8.
-BINARY_CASES: Sequence[Case] = [
     Case(
         "bytes that are no text",
         "identity-bytes",
         [Sent("x", "BYTES", [[b"\xff\xfe", b"\x00"]])],
         [Got("y", "BYTES", [[b"\xff\xfe", b"\x00"]])],
     ),
+]
+
+
+def mistake(id: str, code: ErrorCode, message: str, *tensors: Sent, model: str = "sums", **more: Any) -> Case:
+    """A case that is refused, and that every client can be made to send."""
+    return Case(id, model, tensors or [ROWS], [Got("sum", "FP32", [])], refused=(code, message), **more)
+
+
+NOBODY = (ErrorCode.NOT_FOUND, "no such model or version is served here")
+
+MISTAKES: Sequence[Case] = [
+    mistake("an unknown model", *NOBODY, model="nobody"),
+    mistake("an unknown version", *NOBODY, version="9.9.9"),
+    mistake("an unknown alias", *NOBODY, version="nothing"),
+    mistake(
+        "another datatype",
+        ErrorCode.INVALID_ARGUMENT,
+        "input 'input' is FP32, not FP64",
+        Sent("input", "FP64", [[1.0, 2.0]]),
+    ),
+    mistake(
+        "other columns",
+        ErrorCode.INVALID_ARGUMENT,
+        "input 'input' has shape [-1, 2], not [1, 3]",
+        Sent("input", "FP32", [[1.0, 2.0, 3.0]]),
+    ),
+    mistake(
+        "another name",
+        ErrorCode.INVALID_ARGUMENT,
+        "this model has no such input; did you mean 'input'?",
+        Sent("inputs", "FP32", [[1.0, 2.0]]),
+    ),
+    mistake("one column of two", ErrorCode.INVALID_ARGUMENT, "input 'b' is missing", Sent("a", "FP32", [1.0])),
+    mistake(
+        "an output nobody has",
+        ErrorCode.INVALID_ARGUMENT,
+        "this model has no such output; it has sum, product",
+        outputs=["nothing"],
+    ),
+    mistake(
+        "too many rows",
+        ErrorCode.OUT_OF_RANGE,
+        "more than 2000 rows in one request",
+        Sent("input", "FP32", [[1.0, 2.0]] * 2001),
+    ),
+    mistake("a model that fails", ErrorCode.INTERNAL, "the model could not answer this request", model="broken"),
 ]
 
 
@@ -172,14 +217,9 @@ def inputs(*tensors: Any, **more: Any) -> dict[str, Any]:
     return {"inputs": list(tensors), **more}
 
 
+#: What JSON and a message can both say, and must both be refused in the same words.
 REFUSALS: Sequence[Refusal] = [
-    Refusal("no inputs", {}, 400, "inputs"),
-    Refusal("inputs that are no list", {"inputs": 1}, 400, "inputs"),
     Refusal("an empty list of inputs", inputs(), 400),
-    Refusal("an input without a name", inputs(tensor(name=None)), 400, "name"),
-    Refusal("an input without a shape", inputs(tensor(shape=None)), 400, "shape"),
-    Refusal("an input without a datatype", inputs(tensor(datatype=None)), 400, "datatype"),
-    Refusal("an input without data", inputs(tensor(data=None)), 400, "input"),
     Refusal("a datatype nobody knows", inputs(tensor(datatype="FP31")), 400, "input"),
     Refusal("another datatype", inputs(tensor(datatype="FP64")), 400, "FP32"),
     Refusal("too few values", inputs(tensor(data=[1.0])), 400, "input"),
@@ -191,18 +231,12 @@ REFUSALS: Sequence[Refusal] = [
     Refusal("an open axis", inputs(tensor(shape=[-1, 2])), 400, "input"),
     Refusal("a huge shape", inputs(tensor(shape=[2**62, 2])), 400, "input"),
     Refusal("no rows", inputs(tensor(shape=[0, 2], data=[])), 400, "input"),
-    Refusal("nested data of another shape", inputs(tensor(data=[[1.0, 2.0, 3.0, 4.0]])), 400, "input"),
-    Refusal("ragged data", inputs(tensor(data=[[1.0, 2.0, 3.0], [4.0]])), 400, "input"),
-    Refusal("a text for a number", inputs(tensor(data=["1", 2.0, 3.0, 4.0])), 400, "input"),
-    Refusal("a boolean for a number", inputs(tensor(data=[True, 2.0, 3.0, 4.0])), 400, "input"),
-    Refusal("null where nothing may be missing", inputs(tensor(data=[None, 2.0, 3.0, 4.0])), 400, "'a'"),
     Refusal("a number too large for the datatype", inputs(tensor(data=[1e39, 2.0, 3.0, 4.0])), 400, "'a'"),
     Refusal("an input nobody asked for", inputs(tensor(), tensor(name="more")), 400),
     Refusal("another name", inputs(tensor(name="inputs")), 400, "input"),
     Refusal("the same input twice", inputs(tensor(), tensor()), 400),
     Refusal("one column of two", inputs(tensor(name="a", shape=[2], data=[1.0, 2.0])), 400, "'b'"),
     Refusal("an output nobody has", inputs(tensor(), outputs=[{"name": "nothing"}]), 400, "sum"),
-    Refusal("an id that is no text", inputs(tensor(), id=7), 400, "id"),
     Refusal("an unknown model", inputs(tensor()), 404, model="nobody"),
     Refusal("an unknown version", inputs(tensor()), 404, version="9.9.9"),
     Refusal("an unknown alias", inputs(tensor()), 404, version="nothing"),
@@ -210,12 +244,7 @@ REFUSALS: Sequence[Refusal] = [
     Refusal("shared memory", inputs(tensor(data=None, parameters={"shared_memory_region": "r"})), 501),
     Refusal("classification", inputs(tensor(), outputs=[{"name": "sum", "parameters": {"classification": 1}}]), 501),
     Refusal("a model that fails", inputs(tensor()), 500, model="broken"),
-    Refusal("a float for an integer", inputs(x("INT8", 1.5, 1, 1, 1)), 400, "x", "identity-int8"),
     Refusal("an integer out of range", inputs(x("INT8", 128, 1, 1, 1)), 400, "x", "identity-int8"),
-    Refusal("a negative unsigned", inputs(x("UINT64", -1, 1, 1, 1)), 400, "x", "identity-uint64"),
-    Refusal("an integer beyond 64 bits", inputs(x("UINT64", 2**64, 1, 1, 1)), 400, "", "identity-uint64"),
-    Refusal("a number for a boolean", inputs(x("BOOL", 1, 0, 0, 0)), 400, "x", "identity-bool"),
-    Refusal("a number for a text", inputs(x("BYTES", 1, "", "", "")), 400, "x", "identity-bytes"),
     Refusal(
         "rows that differ between inputs",
         inputs(
@@ -227,6 +256,27 @@ REFUSALS: Sequence[Refusal] = [
         "",
         "mixed",
     ),
+]
+
+#: What only JSON can say, and what is missing from JSON alone: a message has a default for every field.
+JSON_REFUSALS: Sequence[Refusal] = [
+    Refusal("no inputs", {}, 400, "inputs"),
+    Refusal("inputs that are no list", {"inputs": 1}, 400, "inputs"),
+    Refusal("an input without a name", inputs(tensor(name=None)), 400, "name"),
+    Refusal("an input without a shape", inputs(tensor(shape=None)), 400, "shape"),
+    Refusal("an input without a datatype", inputs(tensor(datatype=None)), 400, "datatype"),
+    Refusal("an input without data", inputs(tensor(data=None)), 400, "input"),
+    Refusal("nested data of another shape", inputs(tensor(data=[[1.0, 2.0, 3.0, 4.0]])), 400, "input"),
+    Refusal("ragged data", inputs(tensor(data=[[1.0, 2.0, 3.0], [4.0]])), 400, "input"),
+    Refusal("a text for a number", inputs(tensor(data=["1", 2.0, 3.0, 4.0])), 400, "input"),
+    Refusal("a boolean for a number", inputs(tensor(data=[True, 2.0, 3.0, 4.0])), 400, "input"),
+    Refusal("null where nothing may be missing", inputs(tensor(data=[None, 2.0, 3.0, 4.0])), 400, "'a'"),
+    Refusal("an id that is no text", inputs(tensor(), id=7), 400, "id"),
+    Refusal("a float for an integer", inputs(x("INT8", 1.5, 1, 1, 1)), 400, "x", "identity-int8"),
+    Refusal("a negative unsigned", inputs(x("UINT64", -1, 1, 1, 1)), 400, "x", "identity-uint64"),
+    Refusal("an integer beyond 64 bits", inputs(x("UINT64", 2**64, 1, 1, 1)), 400, "", "identity-uint64"),
+    Refusal("a number for a boolean", inputs(x("BOOL", 1, 0, 0, 0)), 400, "x", "identity-bool"),
+    Refusal("a number for a text", inputs(x("BYTES", 1, "", "", "")), 400, "x", "identity-bytes"),
 ]
 
 
@@ -249,6 +299,18 @@ X = {"name": "x", "shape": [2, 2]}
 TEXTS = binary(6, name="x", datatype="BYTES", shape=[1, 2])
 FOUR = np.arange(4, dtype=np.float32).tobytes()
 
+#: What bytes behind JSON and bytes beside a message can both say, and must both be refused in the same words.
+RAW_REFUSALS: Sequence[BinaryRefusal] = [
+    BinaryRefusal("a size too small for the shape", binary(12), FOUR[:12], 400),
+    BinaryRefusal("a shape too large for the size", binary(16, shape=[2**40, 2]), FOUR, 400),
+    BinaryRefusal("a negative shape that fits the size", binary(16, shape=[-2, -2]), FOUR, 400),
+    BinaryRefusal("an unknown datatype", binary(16, datatype="FP31"), FOUR, 400),
+    BinaryRefusal("a boolean that is 2", binary(4, **X, datatype="BOOL"), b"\2\0\0\0", 400, model="identity-bool"),
+    BinaryRefusal("a text longer than the body", TEXTS, b"\xff\xff\xff\x7fab", 400, model="identity-bytes"),
+    BinaryRefusal("fewer texts than the shape says", TEXTS, b"\2\0\0\0ab", 400, model="identity-bytes"),
+]
+
+#: Where bytes begin and end is said by JSON alone.
 BINARY_REFUSALS: Sequence[BinaryRefusal] = [
     BinaryRefusal("a header length beyond the body", binary(16), FOUR, 400, "100000"),
     BinaryRefusal("a header length of more digits than sense", binary(16), FOUR, 400, "9" * 30),
@@ -258,16 +320,9 @@ BINARY_REFUSALS: Sequence[BinaryRefusal] = [
     BinaryRefusal("a size beyond the body", binary(17), FOUR, 400),
     BinaryRefusal("a negative size", binary(-16), FOUR, 400),
     BinaryRefusal("a size that is no number", binary("16"), FOUR, 400),
-    BinaryRefusal("a size too small for the shape", binary(12), FOUR[:12], 400),
-    BinaryRefusal("a shape too large for the size", binary(16, shape=[2**40, 2]), FOUR, 400),
-    BinaryRefusal("a negative shape that fits the size", binary(16, shape=[-2, -2]), FOUR, 400),
     BinaryRefusal("bytes that no input accounts for", binary(16), FOUR + b"more", 400),
     BinaryRefusal("data and bytes at once", inputs(tensor(parameters={"binary_data_size": 16})), FOUR, 400),
-    BinaryRefusal("an unknown datatype", binary(16, datatype="FP31"), FOUR, 400),
     BinaryRefusal("a raw body of half a value", None, FOUR[:-1], 400, "0"),
     BinaryRefusal("a raw body of half a row", None, FOUR[:12], 400, "0"),
     BinaryRefusal("an empty raw body", None, b"", 400, "0"),
-    BinaryRefusal("a boolean that is 2", binary(4, **X, datatype="BOOL"), b"\2\0\0\0", 400, model="identity-bool"),
-    BinaryRefusal("a text longer than the body", TEXTS, b"\xff\xff\xff\x7fab", 400, model="identity-bytes"),
-    BinaryRefusal("fewer texts than the shape says", TEXTS, b"\2\0\0\0ab", 400, model="identity-bytes"),
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from tests.conformance.cases import VALUES
+from tests.conformance.row_models import ROW_MODELS
 from tests.serving import Item, Shelf
 
 from keelway.contract.signature import Feature, ModelSignature
@@ -87,13 +88,24 @@ def strange(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
     return {"y": np.array([[np.nan, np.inf, -np.inf, 1.0]] * len(inputs["x"]), dtype=np.float32)}
 
 
+HALVES = ModelSignature((Feature("x", "FP32"),), (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP16", (-1,)),))
+
+#: All but ``sums``, which has two versions.
+MODELS: Mapping[str, Item] = {
+    **{f"identity-{datatype.lower()}": identity(datatype) for datatype in VALUES},
+    "mixed": item(MIXED, repeat),
+    "fixed": item(FIXED, describe),
+    "strange": item(STRANGE, strange),
+    "halves": item(HALVES, lambda inputs: {"y": (inputs["x"] / 2).astype(np.float16)}),
+    "broken": broken(),
+    **ROW_MODELS,
+}
+
+
 def shelf() -> Shelf:
     """All of them, wanted; of ``sums`` two versions, of which 1.0.0 is the champion."""
-    models = {f"identity-{datatype.lower()}": identity(datatype) for datatype in VALUES}
-    models |= {"mixed": item(MIXED, repeat), "fixed": item(FIXED, describe), "strange": item(STRANGE, strange)}
-    models |= {"broken": broken()}
     source = Shelf()
-    for name, entry in models.items():
+    for name, entry in MODELS.items():
         source.put(name, "1.0.0", entry).want(name, "1.0.0")
     source.put("sums", "1.0.0", sums(0)).put("sums", "2.0.0", sums(100))
     return source.want("sums", "1.0.0", "2.0.0", aliases={"champion": "1.0.0", "challenger": "2.0.0"})

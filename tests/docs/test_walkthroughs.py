@@ -14,6 +14,7 @@ TUTORIAL = DOCS / "tutorial.md"
 #: How-to pages that go on in the folder of the tutorial. The others begin in an empty one.
 AFTER_THE_TUTORIAL = {
     "call-from-existing-clients.md",
+    "call-from-python.md",
     "call-over-grpc.md",
     "configure-the-server.md",
     "roll-a-new-version.md",

@@ -75,6 +75,10 @@ def sends_an_empty_line_after_a_request(wire: Wire) -> None:
     wire.send(b"\r\n")
 
 
+def sends_half_a_head_behind_a_request_that_takes_long(wire: Wire) -> None:
+    wire.send(predict_bytes(path="/v1/models/later/predict") + b"GET /hea")
+
+
 def sends_half_a_body(wire: Wire) -> None:
     wire.send(predict_bytes()[:-10])
 
@@ -111,6 +115,7 @@ PEERS: Mapping[Callable[[Wire], None], tuple[list[int], float]] = {
     drips_a_head: ([408], HEADER_TIMEOUT),
     sends_half_a_head_after_a_request: ([200, 408], HEADER_TIMEOUT),
     sends_an_empty_line_after_a_request: ([200, 408], HEADER_TIMEOUT),
+    sends_half_a_head_behind_a_request_that_takes_long: ([200], HEADER_TIMEOUT),
     sends_half_a_body: ([408], BODY_TIMEOUT),
     sends_half_a_chunked_body: ([408], BODY_TIMEOUT),
     sends_half_a_body_where_none_is_read: ([200], BODY_TIMEOUT),
@@ -122,7 +127,7 @@ PEERS: Mapping[Callable[[Wire], None], tuple[list[int], float]] = {
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     large = FakeRuntime(LARGE.inputs, LARGE.outputs, lambda inputs: {"y": np.zeros((1, 1 << 24), np.float32)})
-    shelf = Shelf().serve("m", score).serve("large", lambda: large, LARGE)
+    shelf = Shelf().serve("m", score).serve("later", lambda: score(delay=1.0)).serve("large", lambda: large, LARGE)
     limits = {"header_timeout": HEADER_TIMEOUT, "body_timeout": BODY_TIMEOUT, "keep_alive_timeout": 30.0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "_LINGER", LINGER)

@@ -33,6 +33,9 @@ class Format(StrEnum):
     PICKLE = "pickle"
     JOBLIB = "joblib"
     SKOPS = "skops"
+    XGBOOST = "xgboost"
+    LIGHTGBM = "lightgbm"
+    CATBOOST = "catboost"
     TORCH = "torch"
     KERAS = "keras"
     HDF5 = "hdf5"
@@ -101,7 +104,8 @@ _MAGIC: Final[tuple[tuple[int, bytes, _Finding], ...]] = tuple(
         (0, b"\x7fELF", Format.UNKNOWN, "a program or shared library (ELF)"),
         (0, b"GGUF", Format.UNKNOWN, "a GGUF language model"),
         (0, b"binf", Format.UNKNOWN, "an XGBoost model in its old binary form"),
-        (0, b"CBM1", Format.UNKNOWN, "a CatBoost model"),
+        (0, b"CBM1", Format.CATBOOST, "a CatBoost model"),
+        (0, b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner", Format.XGBOOST, "an XGBoost model in UBJSON form"),
         (0, b"\x04\x22\x4d\x18", Format.UNKNOWN, "an LZ4-compressed file"),
         (0, b"7z\xbc\xaf\x27\x1c", Format.UNKNOWN, "a 7z archive"),
         (0, b"Rar!\x1a\x07", Format.UNKNOWN, "a RAR archive"),
@@ -206,10 +210,18 @@ _PYTHON: Final = re.compile(
     r"^(?:import [\w., ]+|from [\w.]+ import .+|(?:async )?def \w+\(.*|class \w+.*:|@\w.*)$", re.MULTILINE
 )
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+# Models in text form first: names of features may look like anything.
+_MODELS: Final[tuple[tuple[re.Pattern[str], _Finding], ...]] = (
+    (re.compile(r"tree\r?\nversion="), _Finding(Format.LIGHTGBM, "a LightGBM model in text form")),
+    (re.compile(r'\s*\{\s*"learner"\s*:'), _Finding(Format.XGBOOST, "an XGBoost model in JSON form")),
+    (
+        re.compile(r'\s*\{\s*"(?:cat_features_hash|ctr_data|features_info)"\s*:'),
+        _Finding(Format.CATBOOST, "a CatBoost model in JSON form"),
+    ),
+)
 _TEXTS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\s*<(?:!doctype html|html)", re.IGNORECASE), "a web page, perhaps an error or a login"),
-    (re.compile(r"tree\nversion="), "a LightGBM model in text form"),
-    (re.compile(r'\s*\{"learner"'), "an XGBoost model in JSON form"),
+    (re.compile(r'\s*\{\s*"name"\s*:\s*"tree"'), "a dump of a LightGBM model, which cannot be loaded again"),
     (re.compile(r"\s*[\[{]"), "a JSON document"),
     (re.compile(r"\s*<"), "an XML document"),
     (re.compile(r"[^\n,;\t]*([,;\t])[^\n]*\n[^\n]*\1"), "a table in text form (CSV)"),
@@ -224,6 +236,9 @@ def _text(head: bytes, *, whole: bool) -> _Finding | None:
         return None
     if not text or _CONTROL.search(text):
         return None
+    for pattern, finding in _MODELS:
+        if pattern.match(text):
+            return finding
     if _PYTHON.search(text):
         return _Finding(Format.PYTHON, "Python source code")
     for pattern, description in _TEXTS:

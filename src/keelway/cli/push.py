@@ -22,15 +22,16 @@ from keelway.cli.output import print_json, progress
 
 HELP = """Convert a trained model, prove the conversion, and register it as a version.
 
-Takes ONNX files, scikit-learn models (pickle, joblib, skops), Python classes (.py) and pipelines of registered models
-(.toml). A pickle or a Python class runs code when it is opened: say --trust-pickle if you trust its author. That is
-consent, not a sandbox.
+Takes ONNX files, scikit-learn models (pickle, joblib, skops), XGBoost, LightGBM and CatBoost models (their own files,
+or pickled), Python classes (.py) and pipelines of registered models (.toml). A pickle or a Python class runs code when
+it is opened: say --trust-pickle if you trust its author. That is consent, not a sandbox.
 
 \b
 Examples:
   keelway push lead_scoring model.joblib --sample leads.parquet --target Purchase --trust-pickle
   keelway push digits model.onnx
   keelway push churn model.skops --sample churn.csv --target left --version 2.0.0
+  keelway push price model.ubj --sample houses.parquet --target price
 """
 
 

@@ -76,6 +76,11 @@ class _AnyRequest(msgspec.Struct, frozen=True):
 _decode_floats = msgspec.json.Decoder(_FloatRequest).decode
 _decode_any = msgspec.json.Decoder(_AnyRequest).decode
 _FLOATS = frozenset({"FP32", "FP64", "FP16"})
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+#: Pieces of answers that are kept: one for each version and each shape of an output.
+_KEPT = 4096
+_ID = b',"request_id":'
 
 
 class OpenInferenceCodec:
@@ -83,6 +88,8 @@ class OpenInferenceCodec:
 
     def __init__(self, max_nesting: int = DEFAULT_MAX_NESTING) -> None:
         self._max_nesting = max_nesting
+        self._parts: dict[tuple[object, ...], bytes] = {}
+        self._kept = self._parts.get
 
     def parse(self, body: bytes, header_length: int | None) -> InferenceRequest:
         if header_length is not None:
@@ -104,36 +111,37 @@ class OpenInferenceCodec:
 
     def encode(self, response: InferenceResponse, request: InferenceRequest) -> Encoded:
         binary = _binary_names(request, response.outputs)
-        tail: list[bytes] = []
-        outputs = []
-        for tensor in response.outputs:
-            head: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.data.shape}
-            if tensor.name in binary:
-                raw = encode_tensor(tensor.data)
-                head["parameters"] = {"binary_data_size": len(raw)}
-                tail.append(raw)
-            else:
-                head["data"] = json_data(tensor.data)
-            outputs.append(head)
-        parameters: dict[str, Any] = {
-            "model_digest": response.model_digest,
-            "policy_revision": response.policy_revision,
-            "request_id": response.request_id,
-        }
+        if binary:
+            return _encode_binary(response, request, binary)
+        # Written in pieces, of which those are kept that are the same in every answer.
+        pieces = [self._served(response), orjson.dumps(response.request_id)]
         if response.tags:
-            parameters["tags"] = ",".join(response.tags)
-        document: dict[str, Any] = {
-            "model_name": response.model,
-            "model_version": response.version,
-            "parameters": parameters,
-            "outputs": outputs,
-        }
+            pieces += [b',"tags":', orjson.dumps(",".join(response.tags))]
+        before = b'},"outputs":['
+        for tensor in response.outputs:
+            pieces += [before, self._head(tensor), orjson.dumps(json_data(tensor.data), option=_NUMPY)]
+            before = b"},"
+        pieces.append(b"}]" if response.outputs else b'},"outputs":[]')
         if isinstance(request, TensorRequest) and request.id:
-            document["id"] = request.id
-        encoded = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-        if tail:
-            return Encoded(b"".join((encoded, *tail)), OCTETS, len(encoded))
-        return Encoded(encoded, JSON)
+            pieces += [b',"id":', orjson.dumps(request.id)]
+        pieces.append(b"}")
+        return Encoded(b"".join(pieces), JSON)
+
+    def _served(self, response: InferenceResponse) -> bytes:
+        """The members that name what answered, up to the request id."""
+        key = (response.model, response.version, response.model_digest, response.policy_revision)
+        return self._kept(key) or self._keep(key, {**_named(response), "parameters": _parameters(response)}, b"}}", _ID)
+
+    def _head(self, tensor: Tensor) -> bytes:
+        """The members that describe an output, up to its data."""
+        key = (tensor.name, tensor.datatype, tensor.data.shape)
+        return self._kept(key) or self._keep(key, _described(tensor), b"}", b',"data":')
+
+    def _keep(self, key: tuple[object, ...], document: dict[str, Any], end: bytes, more: bytes) -> bytes:
+        if len(self._parts) >= _KEPT:
+            self._parts.clear()
+        part = self._parts[key] = orjson.dumps(document).removesuffix(end) + more
+        return part
 
     def _parse_binary(self, body: bytes, header_length: int) -> InferenceRequest:
         if header_length == 0:
@@ -155,7 +163,7 @@ class OpenInferenceCodec:
         for tensor in request.inputs:
             size = tensor.parameters.binary_data_size if tensor.parameters else None
             if tensor.parameters and tensor.parameters.shared_memory_region:
-                raise Unsupported("shared memory is not supported; send the tensor in the body")
+                raise Unsupported("shared memory is not supported; send the tensor itself")
             if size is None:
                 data = _from_json(tensor)
             else:
@@ -170,6 +178,41 @@ class OpenInferenceCodec:
         if at != len(tail):
             raise MalformedRequest("there are bytes in the body that no input accounts for")
         return _request(request, inputs)
+
+
+def _named(response: InferenceResponse) -> dict[str, Any]:
+    return {"model_name": response.model, "model_version": response.version}
+
+
+def _parameters(response: InferenceResponse) -> dict[str, Any]:
+    return {"model_digest": response.model_digest, "policy_revision": response.policy_revision}
+
+
+def _described(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.data.shape}
+
+
+def _encode_binary(response: InferenceResponse, request: InferenceRequest, binary: frozenset[str]) -> Encoded:
+    """The answer with the outputs named in ``binary`` as raw bytes behind the JSON."""
+    tail: list[bytes] = []
+    outputs = []
+    for tensor in response.outputs:
+        head = _described(tensor)
+        if tensor.name in binary:
+            raw = encode_tensor(tensor.data)
+            head["parameters"] = {"binary_data_size": len(raw)}
+            tail.append(raw)
+        else:
+            head["data"] = json_data(tensor.data)
+        outputs.append(head)
+    parameters = {**_parameters(response), "request_id": response.request_id}
+    if response.tags:
+        parameters["tags"] = ",".join(response.tags)
+    document = {**_named(response), "parameters": parameters, "outputs": outputs}
+    if isinstance(request, TensorRequest) and request.id:
+        document["id"] = request.id
+    encoded = orjson.dumps(document, option=_NUMPY)
+    return Encoded(b"".join((encoded, *tail)), OCTETS, len(encoded))
 
 
 def json_data(array: Array) -> Any:

@@ -150,7 +150,7 @@ def _described(tensor: ModelInferRequest.InferInputTensor) -> tuple[str, tuple[i
     if len(name) > _MAX_NAME:
         raise MalformedRequest(f"an input has a name of more than {_MAX_NAME} characters")
     if tensor.parameters and "shared_memory_region" in tensor.parameters:
-        raise Unsupported("shared memory is not supported; send the tensor in the message")
+        raise Unsupported("shared memory is not supported; send the tensor itself")
     if len(tensor.shape) > MAX_AXES:
         raise MalformedRequest(f"input {name!r} has more than {MAX_AXES} axes")
     return name, tuple(tensor.shape)

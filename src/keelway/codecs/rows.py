@@ -86,12 +86,13 @@ def predictions(response: InferenceResponse) -> dict[str, Any]:
 
 
 def by_row(response: InferenceResponse) -> Any:
-    """Rows of a single output, or objects of the row of each output when there are several."""
+    """Rows of a single output, or objects of the row of each output when there are several. A model without a batch
+    axis answers its one row as others do: in a list."""
     columns = {tensor.name: _in_place(tensor.data, response) for tensor in response.outputs}
+    if response.rows is None:
+        return [columns if len(columns) > 1 else next(iter(columns.values()))]
     if len(columns) == 1:
         return next(iter(columns.values()))
-    if response.rows is None:
-        return columns
     rows = zip(*map(_elements, columns.values()), strict=True)
     return [None if row[0] is None else dict(zip(columns, row, strict=True)) for row in rows]
 

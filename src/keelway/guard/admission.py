@@ -18,5 +18,12 @@ class Admission:
             raise Overloaded("the server is answering as many requests as it may; try again", retry_after=1.0)
         self.in_flight += 1
 
+    def try_enter(self) -> bool:
+        """Take a permit if one is left; whether it was."""
+        if self.in_flight >= self._max_in_flight:
+            return False
+        self.in_flight += 1
+        return True
+
     def leave(self) -> None:
         self.in_flight -= 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from keelway.batching.turn import Run, TurnBatcher
 from keelway.clock import Clock
 from keelway.config import LimitSettings, RuntimeSettings
 from keelway.contract.baseline import Baseline, ObservedFeature
@@ -34,6 +35,7 @@ log = logging.getLogger("keelway.hosting")
 
 _WARM_UP_RUNS = 15
 _WARM_UP_SECONDS = 0.25
+_BATCH_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +84,9 @@ def load_version(
         signature = opened.manifest.signature
         inputs = example_inputs(signature, release.baseline)
         seconds, waits = warm_up(opened.runtime, inputs, [spec.name for spec in signature.outputs], clock)
+        executor = None if waits else _executor(seconds, runtime, release.name, opened.runtime)
+        names = [spec.name for spec in signature.outputs]
+        batcher = None if executor or waits else _batcher(opened, inputs, names, seconds, runtime.micro_batch_rows)
         served = ServedVersion(
             release.name,
             release.version,
@@ -91,13 +96,50 @@ def load_version(
             Binding(signature, limits.max_rows),
             Validator(signature, release.policy, release.baseline),
             opened.runtime,
-            None if waits else _executor(seconds, runtime, release.name, opened.runtime),
+            executor,
             {"runtime": opened.manifest.runtime, "example": example_row(signature, inputs)},
+            batcher,
         )
         return Loaded(release, served, opened, seconds)
     except BaseException:
         opened.close()
         raise
+
+
+def _batcher(
+    opened: Opened, inputs: Mapping[str, Array], outputs: Sequence[str], seconds: float | None, most: int
+) -> TurnBatcher | None:
+    """What lets requests share a run, if the model gives every row of a batch the answer that it gives it alone. As
+    many rows as take ``_BATCH_SECONDS`` one by one, and ``most``: who comes first should not wait long for the rest."""
+    if seconds is None or opened.manifest.runtime != "onnx" or not opened.manifest.signature.batched:
+        return None
+    rows = min(most, int(_BATCH_SECONDS / max(seconds, 1e-9)))
+    if rows < 2:
+        return None
+
+    def run(given: Mapping[str, Array], names: Sequence[str]) -> Sequence[Array]:
+        return opened.runtime.run(given, names)  # type: ignore[return-value]
+
+    return TurnBatcher(run, rows) if _rows_stand_alone(run, inputs, outputs, rows) else None
+
+
+def _rows_stand_alone(run: Run, inputs: Mapping[str, Array], outputs: Sequence[str], rows: int) -> bool:
+    try:
+        alone = run(inputs, outputs)
+        together = run({name: np.repeat(array, rows, axis=0) for name, array in inputs.items()}, outputs)
+        return all(_repeats(one, many, rows) for one, many in zip(alone, together, strict=True))
+    except Exception as error:  # noqa: BLE001
+        # A model may refuse more rows than one; then it gets one.
+        log.warning("rows of several requests are not joined: a run of %d failed with %s", rows, type(error).__name__)
+        return False
+
+
+def _repeats(one: Array, many: Array, rows: int) -> bool:
+    if many.shape != (rows, *one.shape[1:]):
+        return False
+    if one.dtype.kind in "OUS":
+        return bool((many == one).all())
+    return bool(np.allclose(many, one, rtol=1e-5, atol=1e-6, equal_nan=True))
 
 
 def warm_up(

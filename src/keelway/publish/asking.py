@@ -7,18 +7,21 @@ from the files this leaves (``sklearn_file.py``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from keelway.contract.signature import Feature, Task, pack
 from keelway.errors import ConversionRefused, CorruptArtifact, KeelwayError
-from keelway.publish import answers, exchange
+from keelway.publish import answers, asking_booster, boosters, exchange
 from keelway.publish.answers import Answers
+from keelway.publish.asking_booster import subject_of
+from keelway.publish.boosters.model import BoosterModel
 from keelway.publish.convert import translate
-from keelway.publish.convert.graph import NotTranslated, Number
+from keelway.publish.convert.graph import NotTranslated
 from keelway.publish.exchange import Candidate, EstimatorRequest, EstimatorResult
 from keelway.publish.opening import describe, feature_columns, open_estimator
 from keelway.publish.original import Original, nodes_of
@@ -26,10 +29,10 @@ from keelway.publish.perturb import NODES, Perturbation
 from keelway.publish.proof import Comparison, compare, spread
 from keelway.publish.proving import ask, micros, prove
 from keelway.publish.rows import Rows, joined, tensors
+from keelway.publish.subject import Door, Subject
+from keelway.runtimes.boosters import BoostersRuntime
 from keelway.runtimes.skops import SkopsColumn, SkopsOptions, SkopsRuntime, load_estimator
 from keelway.types import Array, TensorSpec
-
-Door = Literal["FP32", "FP64"]
 
 _TASKS: Final[dict[translate.Kind, Task]] = {
     "classifier": "classification",
@@ -37,51 +40,73 @@ _TASKS: Final[dict[translate.Kind, Task]] = {
     "transformer": "other",
 }
 
-#: From the fastest to the slowest: how it is called, the datatype of numbers at the door, and that of the arithmetic.
-#: float64 in between is for steps whose rounding to float32 would move a decision; float64 at the door for models that
-#: compare with values of the sample itself, as HistGradientBoosting does.
-ATTEMPTS: Final[tuple[tuple[str, Door, Number], ...]] = (
-    ("float32", "FP32", "FP32"),
-    ("float64 arithmetic", "FP32", "FP64"),
-    ("float64 inputs", "FP64", "FP64"),
-)
-
 
 def ask_estimator(request: EstimatorRequest, folder: Path) -> EstimatorResult:
     """Open, ask, convert; leave the rows, the original's answers and the candidates in ``folder``."""
-    estimator, saved_with = open_estimator(Path(request.file), request.format, request.trusted_types)
-    columns, given = feature_columns(estimator, tuple(feature.name for feature in request.features))
+    sample = Rows.load(folder / exchange.SAMPLE)
+    subject = _opened(request, sample)
+    original = subject.original
     known = {feature.name: feature for feature in request.features}
-    features = tuple(known[column] for column in columns)
-    sample = _ordered(Rows.load(folder / exchange.SAMPLE), columns)
-    original = Original(estimator, columns, given)
-    labels = _labels(original)
-    kinds, rows, answered = _proof_rows(original, sample, features)
+    features = tuple(known[column] for column in original.columns)
+    sample = _ordered(sample, original.columns)
+    kinds, rows, answered = _proof_rows(subject, sample, features)
     rows.save(folder / exchange.ROWS)
     answered.save(folder / exchange.ANSWERS)
     scale = None if original.has_probabilities else spread(answered.values[: len(sample)])
     candidates = []
     holds = False
-    for candidate, comparison in _candidates(estimator, features, rows, answered, scale, request.tolerance, folder):
+    for candidate, comparison in _candidates(subject, features, rows, answered, scale, request.tolerance, folder):
         candidates.append(candidate)
         holds = comparison is not None and comparison.holds
         if holds:
             break
     one = original.given(sample.frame(whole=True).iloc[:1])
     result = EstimatorResult(
-        estimator=describe(estimator),
-        columns=columns,
-        dtypes=tuple(sample.dtypes[column] for column in columns),
-        given=given,
-        task=_TASKS[translate.kind_of(estimator)],
-        labels=labels,
+        estimator=subject.description,
+        columns=original.columns,
+        dtypes=tuple(sample.dtypes[column] for column in original.columns),
+        given=subject.given,
+        task=subject.task,
+        labels=subject.labels,
         probabilities=original.has_probabilities,
         kinds=kinds,
         candidates=tuple(candidates),
         micros=micros(lambda: original.ask_one(one)),
+        saved_with=subject.saved_with,
+        framework=subject.framework,
+    )
+    if holds:
+        return result
+    keep = _kept_natively if isinstance(subject.model, BoosterModel) else _kept
+    return keep(subject.model, result, features, rows, answered, scale, folder)
+
+
+def _opened(request: EstimatorRequest, sample: Rows) -> Subject:
+    """The model in the file, as it was: a booster by itself, or a scikit-learn estimator, a pipeline included."""
+    path = Path(request.file)
+    saved_with = ""
+    if request.format == "pickle" or request.format == "skops":
+        estimator, saved_with = open_estimator(path, request.format, request.trusted_types)
+        booster = boosters.of_object(estimator)
+    else:
+        booster = boosters.open_file(path, request.format)
+    if booster is not None:
+        booster = booster.for_sample(request.features)
+        return subject_of(booster, _ordered(sample, [column.name for column in booster.columns]))
+    columns, given = feature_columns(estimator, tuple(feature.name for feature in request.features))
+    original = Original(estimator, columns, given)
+    return Subject(
+        model=estimator,
+        original=original,
+        description=describe(estimator),
+        framework="scikit-learn",
+        task=_TASKS[translate.kind_of(estimator)],
+        labels=_labels(original),
+        given=given,
+        convert=partial(translate.translate, estimator),
+        nodes=partial(nodes_of, estimator, columns),
         saved_with=saved_with,
     )
-    return result if holds else _kept(estimator, result, features, rows, answered, scale, folder)
 
 
 def _labels(original: Original) -> tuple[str | int | bool, ...]:
@@ -97,15 +122,16 @@ def _labels(original: Original) -> tuple[str | int | bool, ...]:
 
 
 def _proof_rows(
-    original: Original, sample: Rows, features: Sequence[Feature]
+    subject: Subject, sample: Rows, features: Sequence[Feature]
 ) -> tuple[tuple[tuple[str, int], ...], Rows, Answers]:
     """All rows of the proof, sample first, how many of each kind, and what the original answers."""
+    original = subject.original
     first = original.answers(sample.frame(whole=True))
     # Rows that the original refuses make no others.
     usable = sample.take(np.flatnonzero(first.accepted))
     perturbation = Perturbation(usable, frozenset(feature.name for feature in features if feature.nullable))
     labels = original.labels if original.is_classifier else None
-    nodes = nodes_of(original.estimator, original.columns, usable, NODES, np.random.default_rng(0))
+    nodes = subject.nodes(usable, NODES, np.random.default_rng(0))
     made = perturbation.rows(labels, original.values, nodes)
     rest = joined([rows for _, rows in made])
     kinds = (("sample", len(sample)), *((kind, len(rows)) for kind, rows in made if len(rows)))
@@ -113,7 +139,7 @@ def _proof_rows(
 
 
 def _candidates(
-    estimator: Any,
+    subject: Subject,
     features: Sequence[Feature],
     rows: Rows,
     original: Answers,
@@ -121,14 +147,14 @@ def _candidates(
     tolerance: float,
     folder: Path,
 ) -> Iterator[tuple[Candidate, Comparison | None]]:
-    for number, (name, door, arithmetic) in enumerate(ATTEMPTS):
+    for number, (name, door, arithmetic) in enumerate(subject.attempts):
         taken = at_door(features, door)
         if door == "FP64" and taken == tuple(features):
             return  # there are no numbers
         file = f"candidate_{number}.onnx"
         inputs = pack(taken)
         try:
-            translation = translate.translate(estimator, inputs, taken, arithmetic)
+            translation = subject.convert(inputs, taken, arithmetic)
             (folder / file).write_bytes(translation.model.SerializeToString())
             comparison = prove(folder / file, inputs, rows, original, scale, tolerance)
         except (NotTranslated, KeelwayError) as error:
@@ -176,6 +202,37 @@ def _kept(
     outputs = _skops_outputs(result, original)
     options = skops_options(result, inputs, outputs)
     runtime = SkopsRuntime(loaded, options)
+    result = _compared_with_itself(result, runtime, inputs, outputs, rows, original, scale)
+    return msgspec.structs.replace(result, untrusted_types=tuple(sorted(untrusted)))
+
+
+def _kept_natively(
+    model: BoosterModel,
+    result: EstimatorResult,
+    features: Sequence[Feature],
+    rows: Rows,
+    original: Answers,
+    scale: Array | None,
+    folder: Path,
+) -> EstimatorResult:
+    """The booster in its own format, loaded again and compared with what it answered, values exactly as labels."""
+    inputs = pack(at_door(features, "FP64"))
+    outputs = _skops_outputs(result, original)
+    options = asking_booster.keep(model, inputs, outputs, folder)
+    runtime = BoostersRuntime(folder / options.file, options)
+    result = _compared_with_itself(result, runtime, inputs, outputs, rows, original, scale)
+    return msgspec.structs.replace(result, native=options)
+
+
+def _compared_with_itself(
+    result: EstimatorResult,
+    runtime: SkopsRuntime | BoostersRuntime,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    rows: Rows,
+    original: Answers,
+    scale: Array | None,
+) -> EstimatorResult:
     accepted = np.flatnonzero(original.accepted)
     packed = tensors(rows.take(accepted), inputs)
     comparison = compare(original.take(accepted), ask(runtime, packed), scale, tolerance=1e-12)
@@ -185,7 +242,6 @@ def _kept(
         kept=msgspec.structs.replace(comparison, refused=len(rows) - len(accepted)),
         kept_outputs=outputs,
         kept_micros=micros(lambda: runtime.run(one, [spec.name for spec in outputs])),
-        untrusted_types=tuple(sorted(untrusted)),
     )
 
 

@@ -15,6 +15,7 @@ from keelway import errors
 from keelway.contract.signature import Feature
 from keelway.errors import CorruptArtifact, KeelwayError
 from keelway.publish.proof import Comparison
+from keelway.runtimes.boosters import BoosterOptions
 from keelway.runtimes.skops import Given
 from keelway.types import TensorSpec
 
@@ -29,6 +30,9 @@ SKOPS: Final = "model.skops"
 #: No answer of a child is longer than this, in bytes; arrays and models are files of their own.
 _MAX_JSON: Final = 16 * 1024 * 1024
 
+#: How the child opens a file: the last three are the libraries' own formats.
+FileFormat = Literal["pickle", "skops", "xgboost", "lightgbm", "catboost"]
+
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
@@ -36,7 +40,7 @@ class EstimatorRequest(msgspec.Struct, frozen=True, tag="estimator"):
     """Open ``file``, ask the model, convert it. ``features`` are the sample's, with FP32 numbers, in its order."""
 
     file: str
-    format: Literal["pickle", "skops"]
+    format: FileFormat
     features: tuple[Feature, ...]
     tolerance: float
     trusted_types: frozenset[str] = frozenset()
@@ -65,7 +69,8 @@ class EstimatorResult(msgspec.Struct, frozen=True):
     """``columns`` are the features in the model's order, and ``given`` says in which form it takes them.
 
     ``kinds`` counts the rows of ``ROWS`` by kind, in order. ``kept`` compares the model with itself as a skops file
-    (``SKOPS``), where that was written; ``kept_outputs`` are what it answers then.
+    (``SKOPS``), where that was written; ``kept_outputs`` are what it answers then. ``native`` says how a booster that
+    was kept in its own format is served instead. ``framework`` is the library the model is of.
     """
 
     estimator: str
@@ -83,6 +88,8 @@ class EstimatorResult(msgspec.Struct, frozen=True):
     kept_outputs: tuple[TensorSpec, ...] = ()
     kept_micros: float = 0.0
     untrusted_types: tuple[str, ...] = ()
+    framework: str = "scikit-learn"
+    native: BoosterOptions | None = None
 
 
 class PythonResult(msgspec.Struct, frozen=True):

@@ -5,8 +5,8 @@ Data are scikit-learn's own or drawn from a fixed seed; nothing is downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -16,33 +16,50 @@ if TYPE_CHECKING:
 
     from keelway.types import Array
 
-Data = Literal["two classes", "three classes", "numbers", "missing values", "mixed columns", "mixed, numbers"]
+Data = Literal[
+    "two classes",
+    "three classes",
+    "numbers",
+    "missing values",
+    "mixed columns",
+    "mixed, numbers",
+    "categories",
+    "ranked rows",
+]
 
 _ROWS: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``make`` builds the unfitted estimator; ``data`` names what it is trained on."""
+    """``make`` builds the unfitted estimator; ``data`` names what it is trained on, ``fit`` what else it is given."""
 
     name: str
     data: Data
     make: Callable[[], Any]
+    fit: Mapping[str, Any] = field(default_factory=dict)
 
     def trained(self) -> tuple[Any, pd.DataFrame]:
         """The fitted estimator and its features."""
         features, target = data_of(self.data)
-        return self.make().fit(features, target), features
+        return self.make().fit(features, target, **self.fit), features
 
 
 def data_of(name: Data) -> tuple[pd.DataFrame, Array]:
-    """Features and target of the data called ``name``: 400 rows each, 442 of "numbers"."""
+    """Features and target of the data called ``name``: 400 rows each, 442 of "numbers" and "ranked rows"."""
     import pandas as pd
     from sklearn.datasets import load_diabetes, make_classification
 
     if name == "numbers":
         diabetes = load_diabetes(as_frame=True)
         return diabetes.data, diabetes.target.to_numpy()
+    if name == "ranked rows":  # three grades
+        diabetes = load_diabetes(as_frame=True)
+        return diabetes.data, np.digitize(diabetes.target, [100, 200])
+    if name == "categories":
+        frame, target = _mixed(numbers=False)
+        texts = {"city": frame["city"].fillna("unknown").astype("category"), "plan": frame["plan"].astype("category")}
+        return frame.assign(**texts), (target == "yes").astype(int)
     if name in ("mixed columns", "mixed, numbers"):
         return _mixed(numbers=name == "mixed, numbers")
     x, y = make_classification(_ROWS, 8, n_informative=5, n_classes=3, random_state=1)

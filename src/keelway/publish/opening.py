@@ -1,4 +1,7 @@
-"""Opening a pickled or skops estimator, in the child process: the object, or one line that says why there is none."""
+"""Opening a pickled or skops estimator, in the child process: the object, or one line that says why there is none.
+
+A booster out of a pickle is handed on as it is; ``boosters`` knows what it is.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from keelway.errors import CorruptArtifact, FailedPrecondition, InvalidInput
+from keelway.runtimes.boosters import EXTRAS, NAMES
 from keelway.runtimes.skops import Given, load_estimator
 
 _EXPORT = "export it to ONNX with the library that made it and push that"
@@ -21,7 +25,8 @@ def open_estimator(path: Path, form: Literal["pickle", "skops"], trusted: frozen
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         estimator = load_estimator(path, trusted) if form == "skops" else _unpickled(path)
-    _check_estimator(estimator)
+    if type(estimator).__module__.partition(".")[0] not in NAMES:  # boosters are looked at by those who know them
+        _check_estimator(estimator)
     versions = [str(found) for w in raised if (found := getattr(w.message, "original_sklearn_version", ""))]
     return estimator, versions[0] if versions else ""
 
@@ -36,7 +41,9 @@ def _unpickled(path: Path) -> Any:
         raise FailedPrecondition(
             f"the pickle needs the module '{module}', which is not installed",
             field="file",
-            hint="install what the model was trained with, or put its folder on PYTHONPATH",
+            hint=f'pip install "keelway[{EXTRAS[module]}]"'
+            if module in EXTRAS
+            else "install what the model was trained with, or put its folder on PYTHONPATH",
         ) from error
     except AttributeError as error:
         raise FailedPrecondition(
@@ -104,14 +111,22 @@ def feature_columns(estimator: Any, sample: tuple[str, ...]) -> tuple[tuple[str,
             )
         return sample, "series"
     if names is None:
-        count = getattr(estimator, "n_features_in_", len(sample))
-        if count != len(sample):
-            raise InvalidInput(
-                f"the model takes {count} columns, the sample has {len(sample)}",
-                hint="give exactly its features, in its order; --target names the column that is predicted",
-            )
+        check_count(getattr(estimator, "n_features_in_", len(sample)), sample)
         return sample, "array"
-    columns = tuple(str(name) for name in names)
+    return named_columns(tuple(str(name) for name in names), sample), "frame"
+
+
+def check_count(count: int, sample: tuple[str, ...]) -> None:
+    """Raise ``InvalidInput`` unless the sample has ``count`` columns, for a model that knows no names."""
+    if count != len(sample):
+        raise InvalidInput(
+            f"the model takes {count} columns, the sample has {len(sample)}",
+            hint="give exactly its features, in its order; --target names the column that is predicted",
+        )
+
+
+def named_columns(columns: tuple[str, ...], sample: tuple[str, ...]) -> tuple[str, ...]:
+    """``columns``, which are the model's. Raises ``InvalidInput`` naming those that ``sample`` lacks or has beyond."""
     missing = [name for name in columns if name not in sample]
     extra = [name for name in sample if name not in columns]
     if missing:
@@ -126,7 +141,7 @@ def feature_columns(estimator: Any, sample: tuple[str, ...]) -> tuple[tuple[str,
             field=extra[0],
             hint=f"say --target {extra[0]} if it is what is predicted" if len(extra) == 1 else "leave them out",
         )
-    return columns, "frame"
+    return columns
 
 
 def _takes_documents(estimator: Any) -> bool:

@@ -47,12 +47,12 @@ class Original:
 
     def labels(self, rows: Rows) -> tuple[Array, Array]:
         """The predicted classes (classifiers) or values, [n] or [n, m], and which rows were accepted, for a search."""
-        found, accepted = _where_accepted(self._labels, rows.frame(), _SEARCH_CALLS)
+        found, accepted = self._asked(self._labels, rows.frame(), _SEARCH_CALLS)
         return (np.zeros(len(rows)) if found is None else found), accepted
 
     def values(self, rows: Rows) -> tuple[Array, Array]:
         """Probabilities or scores [n, k], or predicted values [n, m], as float64, and which rows were accepted."""
-        found, accepted = _where_accepted(self._values, rows.frame(), _SEARCH_CALLS)
+        found, accepted = self._asked(self._values, rows.frame(), _SEARCH_CALLS)
         return (np.zeros((len(rows), 1)) if found is None else found), accepted
 
     def answers(self, frame: pd.DataFrame) -> Answers:
@@ -60,7 +60,7 @@ class Original:
 
         Raises ``InvalidInput`` if it refuses them all.
         """
-        labels, accepted = _where_accepted(self._labels, frame, _CALLS)
+        labels, accepted = self._asked(self._labels, frame, _CALLS)
         if labels is None:
             raise InvalidInput(
                 "the model refuses every row of the sample",
@@ -70,7 +70,7 @@ class Original:
             return Answers(None, _two_dimensional(labels), accepted)
         if self._scores is None:
             return Answers(labels, np.zeros((len(frame), 0)), accepted)
-        found, also = _where_accepted(self._values, frame[accepted], _CALLS)
+        found, also = self._asked(self._values, frame[accepted], _CALLS)
         values = np.zeros((len(frame), 0 if found is None else found.shape[1]))
         accepted[accepted] = also
         values[accepted] = 0.0 if found is None else found[also]
@@ -85,6 +85,11 @@ class Original:
     def given(self, frame: pd.DataFrame) -> Any:
         """The rows of ``frame`` in the form the estimator was fitted on."""
         return in_form(frame[list(self.columns)], self._given)
+
+    def _asked(
+        self, ask: Callable[[pd.DataFrame], Array], frame: pd.DataFrame, calls: int
+    ) -> tuple[Array | None, Array]:
+        return where_accepted(ask, frame, calls)
 
     def _labels(self, frame: pd.DataFrame) -> Array:
         return np.asarray(self.estimator.predict(self.given(frame)))
@@ -140,9 +145,7 @@ def _nodes_of_trees(trees: list[Any], x: Array, most: int, random: np.random.Gen
     return Nodes(np.array(rows, np.int64), np.array(features, np.int64), np.array(thresholds, np.float64))
 
 
-def _where_accepted(
-    ask: Callable[[pd.DataFrame], Array], frame: pd.DataFrame, calls: int
-) -> tuple[Array | None, Array]:
+def where_accepted(ask: Callable[[pd.DataFrame], Array], frame: pd.DataFrame, calls: int) -> tuple[Array | None, Array]:
     """What ``ask`` answers for the rows it accepts (zeros, or empty text, elsewhere), and which rows those are.
 
     A batch that is refused is halved until the rows at fault are alone, or ``calls`` are used up: what is left then

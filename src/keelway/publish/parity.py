@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from keelway.contract.signature import infer_features
 from keelway.publish import child, exchange
 from keelway.publish.apart import environment
+from keelway.publish.booster_families import BOOSTERS
 from keelway.publish.exchange import EstimatorRequest
 from keelway.publish.families import FAMILIES, Family
 from keelway.publish.report import ConversionReport, Prepared
@@ -57,7 +58,7 @@ def measure(family: Family) -> Line:
 
 def page(lines: list[Line]) -> str:
     """The page as Markdown."""
-    found = lines[0].report.versions
+    found = {name: version for line in lines for name, version in line.report.versions.items()}
     versions = ", ".join(f"{name} {version}" for name, version in found.items() if name != "keelway")
     table = [
         "| family | data | kept as | rows | labels differ | worst difference | before, µs | after, µs | ratio |",
@@ -71,7 +72,8 @@ def _row(line: Line) -> str:
     report = line.report
     rows = report.sample_rows + report.perturbed_rows - report.refused_rows
     labels = "" if report.labels_equal is None else f"{round((1 - report.labels_equal) * rows):,}"
-    how = report.format if report.format != "onnx" else f"ONNX, {_arithmetic(report)}"
+    kept = "its own format" if report.format == "boosters" else report.format
+    how = kept if report.format != "onnx" else f"ONNX, {_arithmetic(report)}"
     ratio = report.speedup or 0.0
     times = f"{report.micros_before:,.0f} | {report.micros_after:,.0f} | {ratio:,.{0 if ratio >= 10 else 1}f}"
     worst = report.worst_difference
@@ -99,7 +101,7 @@ _PAGE = """\
 # Parity: what a push makes of each family of models
 
 Written by `python -m keelway.publish.parity --write docs/parity.md`; do not edit it by hand. {versions}; {machine}.
-Times are medians of calls with one row on one thread, of scikit-learn before and of what is served after, taken while
+Times are medians of calls with one row on one thread, of the original before and of what is served after, taken while
 other work may have run: read the ratio as an order of magnitude. Everything else is the same on every run.
 
 Each model is compared with its original on every row of its sample and on at least 5,000 rows made from it: values
@@ -117,7 +119,8 @@ where the model compares with values that the rounding of its inputs would move.
 
 ## Kept as they are
 
-Models that no conversion answers equally are written as skops files and served by scikit-learn itself.
+Models that no conversion answers equally are written as skops files, or in the format of their own library, and served
+by scikit-learn or that library itself.
 
 {kept}
 """
@@ -130,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     lines = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's own, about the small models trained here
-        for family in FAMILIES:
+        for family in (*FAMILIES, *BOOSTERS):
             lines.append(measure(family))
             sys.stderr.write(f"{family.name}: {lines[-1].report.format}\n")
     text = page(lines)

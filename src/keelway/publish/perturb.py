@@ -145,7 +145,8 @@ class Perturbation:
         """Rows that reach a node of a tree, their value there its threshold in float32, or a neighbour of that."""
         base = _on_grid(self._sample.take(np.repeat(nodes.rows, 3)))
         near = nodes.thresholds.astype(np.float32)
-        around = [np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))]
+        with np.errstate(over="ignore"):  # beside the largest number of all lies an infinity
+            around = [np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))]
         values = np.stack(around, axis=1).ravel().astype(np.float64)
         return _with_values(base, list(base.columns), np.repeat(nodes.columns, 3), values)
 

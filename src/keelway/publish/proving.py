@@ -18,6 +18,7 @@ from keelway.ports import RuntimeOptions
 from keelway.publish.answers import Answers, joined
 from keelway.publish.proof import Comparison, compare
 from keelway.publish.rows import Rows, tensors
+from keelway.runtimes.boosters import BoostersRuntime
 from keelway.runtimes.onnx import OnnxRuntime
 from keelway.runtimes.skops import SkopsRuntime
 from keelway.types import Array, TensorSpec
@@ -53,7 +54,7 @@ def prove(
     return together if one_by_one.holds else one_by_one.at(singles)
 
 
-def ask(runtime: OnnxRuntime | SkopsRuntime, inputs: dict[str, Array]) -> Answers:
+def ask(runtime: OnnxRuntime | SkopsRuntime | BoostersRuntime, inputs: dict[str, Array]) -> Answers:
     """One run of ``runtime``, as answers."""
     names = [spec.name for spec in runtime.outputs]
     answered = dict(zip(names, runtime.run(inputs, names), strict=True))

@@ -6,15 +6,17 @@ nothing here talks to the registry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keelway.artifacts.formats import Format, describe, detect
 from keelway.contract.sample import split_target
 from keelway.errors import FailedPrecondition, InvalidInput, UntrustedArtifact
+from keelway.publish.exchange import FileFormat
 from keelway.publish.report import Prepared
+from keelway.runtimes.boosters import EXTRAS, NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,15 +53,15 @@ def prepare(
         from keelway.publish.onnx_file import prepare_onnx
 
         return prepare_onnx(file, sample, workspace, progress)
-    if form in (Format.PICKLE, Format.JOBLIB, Format.SKOPS):
-        if form is not Format.SKOPS:
+    if form in _ESTIMATORS:
+        if form in (Format.PICKLE, Format.JOBLIB):
             _require_consent(trust_pickle, f"{describe(file)} runs code when it is opened")
-        _require_sklearn()
+        _require_libraries(form)
         from keelway.publish.sklearn_file import prepare_estimator
 
         return prepare_estimator(
             file,
-            "skops" if form is Format.SKOPS else "pickle",
+            _ESTIMATORS[form],
             sample,
             trusted_types=trusted_types,
             tolerance=tolerance,
@@ -71,10 +73,23 @@ def prepare(
         from keelway.publish.python_class import prepare_class
 
         return prepare_class(file, sample, workspace, progress)
-    raise InvalidInput(f"this is {describe(file)}, not a model", field="file", hint=_HINTS.get(form, _FORMATS))
+    raise InvalidInput(f"this is {describe(file)}, not a model", field="file", hint=_hint(form, describe(file)))
 
 
-_FORMATS = "push an ONNX file, a scikit-learn model saved with pickle, joblib or skops, or a .py file with a class"
+#: Files that hold a trained estimator, and how the child opens each.
+_ESTIMATORS: Final[Mapping[Format, FileFormat]] = {
+    Format.PICKLE: "pickle",
+    Format.JOBLIB: "pickle",
+    Format.SKOPS: "skops",
+    Format.XGBOOST: "xgboost",
+    Format.LIGHTGBM: "lightgbm",
+    Format.CATBOOST: "catboost",
+}
+_FORMATS = (
+    "push an ONNX file, a scikit-learn model saved with pickle, joblib or skops, an XGBoost, LightGBM or CatBoost "
+    "model, or a .py file with a class"
+)
+_SAVE_AGAIN = "load it with XGBoost 3.0 or older and save it as JSON: booster.save_model('model.json')"
 _HINTS = {
     Format.FOLDER: "push one file: an ONNX file, a pickled or skops model, or a .py file",
     Format.TORCH: "export it first: torch.onnx.export(model, example, 'model.onnx', dynamo=True)",
@@ -86,16 +101,31 @@ _HINTS = {
 }
 
 
+#: By what ``describe`` says, for what is no format of its own.
+_OLD: Final = {
+    "an XGBoost model in its old binary form": _SAVE_AGAIN,
+    "a dump of a LightGBM model, which cannot be loaded again": "save it with booster.save_model('model.txt')",
+}
+
+
+def _hint(form: Format, description: str) -> str:
+    return _OLD.get(description) or _HINTS.get(form, _FORMATS)
+
+
 def _require_consent(given: bool, why: str) -> None:
     if not given:
         raise UntrustedArtifact(
             why,
             field="file",
-            hint="if you trust whoever made it, say --trust-pickle; ONNX and skops files need no trust",
+            hint="if you trust whoever made it, say --trust-pickle; ONNX, skops and boosters' own files need no trust",
         )
 
 
-def _require_sklearn() -> None:
-    for name in ("pandas", "sklearn", "skl2onnx", "onnx", "skops"):
+def _require_libraries(form: Format) -> None:
+    own = form.value if form.value in EXTRAS else ""
+    needed = ("pandas", "sklearn", "onnx", own) if own else ("pandas", "sklearn", "skl2onnx", "onnx", "skops")
+    extra = EXTRAS[own] if own else "sklearn"
+    for name in needed:
         if find_spec(name) is None:
-            raise FailedPrecondition(f"pushing scikit-learn models needs {name}", hint='pip install "keelway[sklearn]"')
+            what = NAMES.get(own, "scikit-learn")
+            raise FailedPrecondition(f"pushing {what} models needs {name}", hint=f'pip install "keelway[{extra}]"')

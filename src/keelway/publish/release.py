@@ -30,7 +30,17 @@ from keelway.registry.store import Registry
 
 Progress = Callable[[str], None]
 
-_MODELS = frozenset({Format.ONNX, Format.PICKLE, Format.JOBLIB, Format.SKOPS})
+_MODELS = frozenset(
+    {
+        Format.ONNX,
+        Format.PICKLE,
+        Format.JOBLIB,
+        Format.SKOPS,
+        Format.XGBOOST,
+        Format.LIGHTGBM,
+        Format.CATBOOST,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

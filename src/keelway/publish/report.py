@@ -16,7 +16,7 @@ from keelway.contract.baseline import Baseline
 from keelway.contract.signature import ModelSignature
 from keelway.publish.proof import Comparison
 
-Kept = Literal["onnx", "skops", "python"]
+Kept = Literal["onnx", "skops", "boosters", "python"]
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,7 +97,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     except msgspec.ValidationError:  # another kind of report, a pipeline's for one
         return [f"kept as {report['format']}"] if "format" in report else []
     what = f"{found.source}: {found.estimator}" if found.estimator else found.source
-    lines = [what, f"kept as {found.format}: {found.reason}", *_proof_lines(found)]
+    kept = f"{found.framework}'s own format" if found.format == "boosters" else found.format
+    lines = [what, f"kept as {kept}: {found.reason}", *_proof_lines(found)]
     if found.speedup is not None:
         ratio = f"{found.speedup:,.1f} times {'faster' if found.speedup > 1 else 'as fast'}"
         lines.append(

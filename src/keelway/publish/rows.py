@@ -126,6 +126,8 @@ def _series(values: Array, dtype: str, whole: bool) -> Any:
             found = pd.array(np.where(missing, 0.0, values), dtype="Float32" if dtype == "Float32" else "Float64")
             found[missing] = pd.NA
             return found
+        if dtype == "category":
+            return values
         if whole and np.dtype(dtype).kind in "iu":
             return values.astype(dtype)
         return values.astype(np.float32) if dtype in ("float32", "float16") else values

@@ -1,4 +1,4 @@
-"""A scikit-learn model in a file: opened apart, and the best candidate that the parent itself has proved is kept.
+"""A scikit-learn model or a booster in a file: opened apart, and the best candidate that the parent has proved is kept.
 
 Calls the child (``asking.py``) through ``apart.py`` and judges what it left. ``push.py`` calls it.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -22,12 +22,13 @@ from keelway.publish import exchange
 from keelway.publish.answers import Answers
 from keelway.publish.apart import run_apart
 from keelway.publish.asking import at_door, skops_options
-from keelway.publish.exchange import Candidate, EstimatorRequest, EstimatorResult
+from keelway.publish.exchange import Candidate, EstimatorRequest, EstimatorResult, FileFormat
 from keelway.publish.onnx_file import check_model
 from keelway.publish.proof import Comparison, spread
 from keelway.publish.proving import micros, prove
 from keelway.publish.report import Attempt, ConversionReport, Kept, Prepared
 from keelway.publish.rows import Rows, rows_of, tensors
+from keelway.runtimes.boosters import NAMES
 from keelway.runtimes.onnx import OnnxRuntime
 from keelway.types import Array, TensorSpec
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 MODEL: Final = "model.onnx"
 
 _LIBRARIES: Final = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy", "keelway")
+#: Distributions that bring a library of boosting; XGBoost comes in two.
+_BOOSTERS: Final = {"XGBoost": ("xgboost", "xgboost-cpu"), "LightGBM": ("lightgbm",), "CatBoost": ("catboost",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class _Left:
 
 def prepare_estimator(
     file: Path,
-    form: Literal["pickle", "skops"],
+    form: FileFormat,
     sample: pd.DataFrame | None,
     *,
     trusted_types: frozenset[str],
@@ -69,7 +72,7 @@ def prepare_estimator(
     whatever opening the file raises."""
     if sample is None:
         raise InvalidInput(
-            "a scikit-learn model cannot be proved without rows to prove it on",
+            f"{_article(NAMES.get(form, 'scikit-learn'))} model cannot be proved without rows to prove it on",
             field="sample",
             hint="give --sample FILE: a few hundred rows like those it was trained on",
         )
@@ -86,7 +89,8 @@ def prepare_estimator(
 def judged(request: EstimatorRequest, sample: pd.DataFrame, workspace: Path) -> Prepared:
     """What the child left in ``workspace`` for ``request``, after a proof that takes nothing of it on trust."""
     left = _read(workspace, request.features, request.tolerance)
-    source = f"a scikit-learn model in a {'pickle' if request.format == 'pickle' else 'skops file'}"
+    held = {"pickle": "a pickle", "skops": "a skops file"}.get(request.format, "its own format")
+    source = f"{_article(left.result.framework)} model in {held}"
     prepared = _proved(left, source) or _kept(left, source)
     return Prepared(
         prepared.folder,
@@ -169,27 +173,34 @@ def _converted(
 
 
 def _kept(left: _Left, source: str) -> Prepared:
-    """The original itself, after a round trip through skops that the child has compared with it."""
+    """The original itself, after a round trip through skops or its own format that the child has compared with it."""
     result = left.result
     attempts = [_tried(left, candidate)[0] for candidate in result.candidates]
     if result.kept is None or not result.kept.holds:
+        way = "skops" if result.native is None else "its own format"
         raise ConversionRefused(
-            f"{result.estimator} was not converted exactly, and differs from itself after a round trip through skops",
+            f"{result.estimator} was not converted exactly, and differs from itself after a round trip through {way}",
             hint="push a Python class that does what it does: keelway push NAME model.py",
         )
     folder = left.workspace / "artifact"
     folder.mkdir()
-    path = exchange.answer_file(left.workspace, exchange.SKOPS)
-    shutil.move(path, folder / exchange.SKOPS)
     features = at_door(left.features, "FP64")  # nothing is rounded at the door of an exact model
     inputs = pack(features)
     signature = _signature(result, features, inputs, result.kept_outputs)
-    options = msgspec.to_builtins(skops_options(result, inputs, result.kept_outputs))
+    if result.native is None:
+        runtime: Kept = "skops"
+        name = exchange.SKOPS
+        options = msgspec.to_builtins(skops_options(result, inputs, result.kept_outputs))
+    else:
+        runtime, name = "boosters", result.native.file
+        own = msgspec.structs.replace(result.native, inputs=inputs, outputs=result.kept_outputs)
+        options = msgspec.to_builtins(own)
+    shutil.move(exchange.answer_file(left.workspace, name), folder / name)
     reasons = {attempt.reason for attempt in attempts}
     named = (f"{attempt.name}: {attempt.reason}" for attempt in attempts)
     reason = "not converted: " + (reasons.pop() if len(reasons) == 1 else "; ".join(named))
-    report = _report(left, "skops", source, reason, folder / exchange.SKOPS, result.kept, attempts, result.kept_micros)
-    return Prepared(folder, signature, None, "skops", options, report)
+    report = _report(left, runtime, source, reason, folder / name, result.kept, attempts, result.kept_micros)
+    return Prepared(folder, signature, None, runtime, options, report)
 
 
 def _signature(
@@ -229,9 +240,9 @@ def _report(
         reason=reason,
         tolerance=left.tolerance,
         size=file.stat().st_size,
-        framework="scikit-learn",
+        framework=result.framework,
         estimator=result.estimator,
-        versions=_versions(),
+        versions=_versions(result.framework),
         saved_with=result.saved_with,
         sample_rows=sample_rows,
         perturbed_rows=len(left.rows) - sample_rows,
@@ -251,7 +262,7 @@ def _report(
 
 def _warnings(left: _Left, kept: Kept, comparison: Comparison) -> list[str]:
     found = []
-    saved, here = left.result.saved_with, _versions().get("scikit-learn", "")
+    saved, here = left.result.saved_with, _versions(left.result.framework).get("scikit-learn", "")
     if saved and saved != here:
         found.append(
             f"the file was written with scikit-learn {saved} and opened with {here}: what was proved is what {here} "
@@ -260,10 +271,10 @@ def _warnings(left: _Left, kept: Kept, comparison: Comparison) -> list[str]:
     own = int((~left.answers.accepted[: left.result.kinds[0][1]]).sum())
     if own:
         found.append(f"the original refuses {own:,} rows of the sample itself; they prove nothing")
-    if comparison.refused > own and kept == "onnx":
+    if comparison.refused > own and kept != "skops":
         found.append(
             f"the original refuses {comparison.refused - own:,} of the rows made for the proof (unknown categories, or "
-            "values beyond float32); the converted model answers such rows, with what it makes of them"
+            "values beyond float32); the served model answers such rows, with what it makes of them"
         )
     return found
 
@@ -276,9 +287,13 @@ def _kind_of_row(kinds: tuple[tuple[str, int], ...], row: int) -> str:
     return ""
 
 
-def _versions() -> dict[str, str]:
+def _article(framework: str) -> str:
+    return f"{'an' if framework[0] == 'X' else 'a'} {framework}"
+
+
+def _versions(framework: str) -> dict[str, str]:
     found: dict[str, Any] = {}
-    for library in _LIBRARIES:
+    for library in (*_BOOSTERS.get(framework, ()), *_LIBRARIES):
         try:
             found[library] = version(library)
         except PackageNotFoundError:  # an optional one, or keelway run from its sources

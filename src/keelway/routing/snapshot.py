@@ -25,6 +25,14 @@ class Validates(Protocol):
     def validate(self, bound: BoundRequest, *, atomic: bool) -> BoundRequest: ...
 
 
+class Batches(Protocol):
+    """What a snapshot needs of a batcher (``keelway.batching.turn.TurnBatcher``)."""
+
+    max_rows: int
+
+    def submit(self, share: Any) -> None: ...
+
+
 class Usage:
     """How many awaited runs of a version are under way, so that its runtime is closed after the last, not before."""
 
@@ -51,7 +59,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedVersion:
-    """One loaded, warmed version. Without an ``executor`` its runs are short enough for the event loop."""
+    """One loaded, warmed version. Without an ``executor`` its runs are short enough for the event loop; with a
+    ``batcher`` requests share them there."""
 
     name: str
     version: str
@@ -63,6 +72,7 @@ class ServedVersion:
     runtime: Runtime
     executor: Executor | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    batcher: Batches | None = None
     usage: Usage = field(default_factory=Usage)
     roles: OutputRoles = field(init=False)
     output_names: tuple[str, ...] = field(init=False)

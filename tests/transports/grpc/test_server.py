@@ -15,8 +15,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from hpack import Encoder
+from hyperframe.frame import HeadersFrame, SettingsFrame
+from tests.certificates import Authority
 from tests.serving import GatedRuntime, Server, Shelf, score, wait_until
-from tests.transports.grpc.conftest import Authority
 
 from keelway.app import App
 from keelway.config import load_settings
@@ -324,3 +326,19 @@ def test_a_server_that_is_loading_is_alive_and_not_ready() -> None:
         shelf.may_load.set()
     with server:
         pass
+
+
+def test_a_path_that_is_no_text_ends_grpc_for_a_moment_at_most(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library's server stops for good at such a path; nobody but a stranger without manners sends one."""
+    host, _, port = server.grpc.rpartition(":")
+    headers = [(":method", "POST"), (":scheme", "http"), (b":path", b"/\xd7"), (":authority", "localhost")]
+    block = Encoder().encode([*headers, ("te", "trailers"), ("content-type", "application/grpc")], huffman=False)
+    greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize()
+    for _ in range(3):
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as stranger, Asker(server) as asker:
+            stranger.sendall(greeting + HeadersFrame(1, block, flags=["END_HEADERS"]).serialize())
+            wait_until(lambda: any("started again" in text for text in caplog.messages), "gRPC to begin again")
+            caplog.clear()
+            assert asker.channel.unary_unary(INFER)(infer_bytes("m"), timeout=PATIENCE, wait_for_ready=True)

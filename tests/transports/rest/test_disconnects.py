@@ -5,6 +5,7 @@ They leave in good order (FIN) and in bad (RST).
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from tests.serving import (
     BLOCKING,
+    PATIENCE,
     ROW,
     GatedRuntime,
     Server,
@@ -25,6 +27,7 @@ from tests.serving import (
 )
 
 from keelway.contract.signature import Feature, ModelSignature
+from keelway.edge.protocol import LimitedProtocol
 from keelway.testing import FakeRuntime
 from keelway.types import TensorSpec
 
@@ -172,3 +175,33 @@ def test_every_one_of_many_callers_may_leave(server: Server, caplog: pytest.LogC
     wait_until(lambda: server.in_flight() == 0, "requests in flight")
     assert server.metric("ml_requests_total", model="later", code="CANCELLED") == before + 20
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def kept() -> int:
+    """Connections that something still holds."""
+    gc.collect()
+    return sum(isinstance(thing, LimitedProtocol) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("leave", ["close", "reset"])
+def test_a_connection_that_has_ended_is_forgotten_before_it_would_have_been_idle_too_long(
+    server: Server, leave: str
+) -> None:
+    wires = [server.wire() for _ in range(10)]
+    assert [wire.ask(predict_bytes()).status for wire in wires] == [200] * 10
+    before = kept()
+    time.sleep(1.1)  # the server looks at all connections, and must not keep the last it has looked at
+    for wire in wires:
+        getattr(wire, leave)()
+    wait_until(lambda: kept() <= before - 10, "the connections to be forgotten", patience=10)
+
+
+@pytest.mark.parametrize("model", ["m", "later", "gated"])
+def test_requests_are_not_read_ahead_of_a_caller_that_takes_no_answers(server: Server, model: str) -> None:
+    """A thousandth of what it could send is read at one go."""
+    (gated,) = server.shelf.runtimes("gated")  # type: ignore[attr-defined]
+    gated.gate.set()
+    data = predict_bytes(path=f"/v1/models/{model}/predict") * 500_000
+    with server.wire(timeout=0.5) as wire, pytest.raises(TimeoutError):
+        wire.send(data)
+    wait_until(lambda: server.in_flight() == 0, "requests in flight", patience=PATIENCE)

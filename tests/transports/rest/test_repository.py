@@ -124,6 +124,12 @@ def test_control_is_off_by_default_even_for_models_that_are_not_there(action: st
         assert predict(server, "m") == 200
 
 
+def test_json_may_come_as_bytes_without_a_type(calm: Server) -> None:
+    # R1: as NVIDIA's asynchronous client sends it.
+    reply = calm.post("/v2/repository/index", b'{"ready": true}', content_type="application/octet-stream")
+    assert (reply.status, reply.json[0]["name"]) == (200, "m")
+
+
 @pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/repository/models/m/unload"])
 @pytest.mark.parametrize(
     ("body", "headers", "status"),

@@ -19,7 +19,7 @@ from keelway.types import Array
 _STUMP: Final = Tree(np.zeros(1, np.int64), np.zeros(1), np.full(1, -1), np.full(1, -1), np.zeros(1, bool), {})
 
 
-def _raw(graph: Graph, x: str, start: Array, trees: Sequence[tuple[int, Tree, Array]]) -> str:
+def summed(graph: Graph, x: str, start: Array, trees: Sequence[tuple[int, Tree, Array]]) -> str:
     """``start`` and the leaf values of ``trees`` (target, tree, value of each leaf), summed by target: [-1, k] FP64."""
     width = len(start)
     stumps = [(target, _STUMP, start[target : target + 1]) for target in range(width) if start[target] != 0]
@@ -46,7 +46,7 @@ def _gradient_raw(graph: Graph, estimator: Any, table: Table) -> str:
             trees.append((target, tree, estimator.learning_rate * regressor.tree_.value[tree.leaves, 0, 0]))
     x = graph.cast(graph.matrix(table, "FP32"), "FP64")  # scikit-learn rounds to float32 first
     graph.datatypes[x] = "FP64"
-    return _raw(graph, x, start, trees)
+    return summed(graph, x, start, trees)
 
 
 def _histogram_raw(graph: Graph, estimator: Any, table: Table) -> str:
@@ -61,7 +61,7 @@ def _histogram_raw(graph: Graph, estimator: Any, table: Table) -> str:
             trees.append((target, tree, predictor.nodes["value"][tree.leaves]))
     x = graph.matrix(table, "FP64")
     graph.datatypes[x] = "FP64"
-    return _raw(graph, x, np.ravel(estimator._baseline_prediction), trees)
+    return summed(graph, x, np.ravel(estimator._baseline_prediction), trees)
 
 
 def _of_histogram(predictor: Any) -> Tree:
@@ -95,7 +95,7 @@ def _classified(graph: Graph, estimator: Any, raw: str, zero_is_positive: bool) 
     width = graph.widths[raw]
     if link not in ("LogitLink", "HalfLogitLink", "MultinomialLogit"):
         raise NotTranslated(f"gradient boosting with a {link}")
-    with graph.in_double():
+    with graph.computing_in("FP64"):
         index = linear.index_of_decision(graph, raw, zero_is_positive)
         scaled = graph.op("Add", raw, raw) if link == "HalfLogitLink" else raw
         graph.widths[scaled] = width

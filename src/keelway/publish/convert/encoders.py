@@ -30,7 +30,7 @@ _Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class _Codes:
+class Codes:
     """What one column's categories become: one number for each of ``keys``, for a missing and for an unknown value."""
 
     keys: tuple[_Value, ...]
@@ -48,7 +48,7 @@ def _one_hot(graph: Graph, encoder: Any, table: Table) -> Table:
     ends = np.cumsum(widths)
     blocks = [slice(int(end) - width, int(end)) for end, width in zip(ends, widths, strict=True)]
     columns = [_asked(graph, encoder, table, position, _hot(block)) for position, block in enumerate(blocks)]
-    codes = graph.cast(_coded(graph, table, columns), "INT64")
+    codes = graph.cast(coded(graph, table, columns), "INT64")
     total = sum(widths)
     owned = graph.op("Gather", codes, graph.integers(np.repeat(np.arange(len(widths)), widths)), axis=1)
     return graph.table_of(graph.as_number(graph.op("Equal", owned, graph.integers(np.arange(total)))), total)
@@ -69,14 +69,14 @@ def _one_code(graph: Graph, encoder: Any, table: Table) -> Table:
     if len(np.ravel(getattr(encoder, "classes_", ()))) > 2:
         raise NotTranslated("a TargetEncoder of several classes")
     columns = [_asked(graph, encoder, table, position, _at(position)) for position in range(len(table))]
-    return graph.table_of(graph.as_number(_coded(graph, table, columns), "FP64"), len(table))
+    return graph.table_of(graph.as_number(coded(graph, table, columns), "FP64"), len(table))
 
 
 def _at(position: int) -> Callable[[_Numbers], _Numbers]:
     return lambda rows: rows[:, position]
 
 
-def _asked(graph: Graph, encoder: Any, table: Table, position: int, code: Callable[[_Numbers], _Numbers]) -> _Codes:
+def _asked(graph: Graph, encoder: Any, table: Table, position: int, code: Callable[[_Numbers], _Numbers]) -> Codes:
     """Put every category of the column at ``position``, a missing and an unknown value through the encoder.
 
     A value that the encoder refuses (``handle_unknown="error"``) gets the code of an unknown one, and that -1.
@@ -98,7 +98,7 @@ def _asked(graph: Graph, encoder: Any, table: Table, position: int, code: Callab
         return code(dense)
 
     unknown = _or(lambda: ask([_unknown(keys, text)]), -1.0)
-    return _Codes(
+    return Codes(
         tuple(str(key) if text else float(key) for key in keys),
         ask(keys) if keys else np.zeros(0),
         _or(lambda: ask([np.nan]), unknown),
@@ -144,7 +144,7 @@ def _is_missing(value: Any) -> bool:
 # Lookups
 
 
-def _coded(graph: Graph, table: Table, columns: list[_Codes]) -> str:
+def coded(graph: Graph, table: Table, columns: list[Codes]) -> str:
     """The code of every value: FP64 [-1, len(table)], in the order of ``table``."""
     texts = [position for position, column in enumerate(table) if graph.is_text(column)]
     others = [position for position in range(len(table)) if position not in set(texts)]
@@ -159,7 +159,7 @@ def _coded(graph: Graph, table: Table, columns: list[_Codes]) -> str:
     return graph.op("Gather", graph.op("Concat", *parts, axis=1), graph.integers(order), axis=1)
 
 
-def _looked_up(graph: Graph, table: Table, columns: list[_Codes]) -> str:
+def _looked_up(graph: Graph, table: Table, columns: list[Codes]) -> str:
     """Text: one lookup for all columns, each value marked with the number of its column."""
     from onnx import numpy_helper
 
@@ -191,7 +191,7 @@ def _looked_up(graph: Graph, table: Table, columns: list[_Codes]) -> str:
     return graph.op("Where", nowhere, graph.constant(unknown, np.float64), found)
 
 
-def _compared(graph: Graph, table: Table, columns: list[_Codes]) -> str:
+def _compared(graph: Graph, table: Table, columns: list[Codes]) -> str:
     """Numbers: every value beside every category of its column; a matrix product picks the code of the equal one."""
     x = graph.matrix(table, "FP64")
     owners = np.repeat(np.arange(len(columns)), [len(column.keys) for column in columns])

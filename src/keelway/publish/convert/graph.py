@@ -79,9 +79,10 @@ class Graph:
         return np.dtype(np.float32 if self.number == "FP32" else np.float64)
 
     @contextmanager
-    def in_double(self) -> Iterator[None]:
-        """Arithmetic in FP64 within the block, whatever it is outside."""
-        outside, self.number = self.number, "FP64"
+    def computing_in(self, number: Number) -> Iterator[None]:
+        """Arithmetic in ``number`` within the block, whatever it is outside."""
+        outside: Number = self.number
+        self.number = number
         try:
             yield
         finally:

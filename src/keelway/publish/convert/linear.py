@@ -52,10 +52,10 @@ def normalised(graph: Graph, parts: str, classes: int) -> str:
 def _one_versus_rest(graph: Graph, decision: str) -> str:
     if graph.widths[decision] == 1:
         return probabilities_of(graph, decision)
-    return normalised(graph, _precise_sigmoid(graph, decision), graph.widths[decision])
+    return normalised(graph, precise_sigmoid(graph, decision), graph.widths[decision])
 
 
-def _precise_sigmoid(graph: Graph, x: str) -> str:
+def precise_sigmoid(graph: Graph, x: str) -> str:
     """The logistic function as SciPy computes it. Small values are exact relative to themselves, and become zero where
     SciPy's do: what is normalised next may all be tiny. ONNX Runtime's own Sigmoid is only exact in absolute terms."""
     return graph.op(

@@ -54,18 +54,27 @@ def translate(estimator: Any, inputs: Sequence[TensorSpec], features: Sequence[F
     Raises ``NotTranslated``; anything else that a translator or skl2onnx raises is the caller's to catch.
     """
     graph = Graph(inputs, number, {feature.name for feature in features if feature.nullable})
-    places = {column: Column(spec.name, position) for spec in inputs for position, column in enumerate(spec.columns)}
-    table = tuple(places[feature.name] for feature in features)
+    table = table_of(features, inputs)
     kind = kind_of(estimator)
     if kind == "classifier":
-        outputs = _classifier_outputs(graph, estimator, classify(graph, estimator, table))
+        outputs = classifier_outputs(graph, class_values(estimator.classes_), classify(graph, estimator, table))
     elif kind == "regressor":
-        outputs = _regressor_outputs(graph, regress(graph, estimator, table))
+        outputs = regressor_outputs(graph, regress(graph, estimator, table))
     else:
         raise NotTranslated("the estimator is neither a classifier nor a regressor")
+    return finished(graph, outputs)
+
+
+def finished(graph: Graph, outputs: Sequence[tuple[str, TensorSpec]]) -> Translation:
     for tensor, spec in outputs:
         graph.output(tensor, spec)
     return Translation(graph.model(), tuple(spec for _, spec in outputs))
+
+
+def table_of(features: Sequence[Feature], inputs: Sequence[TensorSpec]) -> Table:
+    """The columns of ``features``, in their order, wherever they are in ``inputs``."""
+    places = {column: Column(spec.name, position) for spec in inputs for position, column in enumerate(spec.columns)}
+    return tuple(places[feature.name] for feature in features)
 
 
 def transform(graph: Graph, estimator: Any, table: Table) -> Table:
@@ -121,8 +130,9 @@ def label_datatype(labels: Sequence[str | int | float | bool]) -> str:
     return "BOOL" if isinstance(labels[0], bool) else "INT64"
 
 
-def _classifier_outputs(graph: Graph, estimator: Any, answer: Classified) -> list[tuple[str, TensorSpec]]:
-    labels = class_values(estimator.classes_)
+def classifier_outputs(
+    graph: Graph, labels: Sequence[str | int | float | bool], answer: Classified
+) -> list[tuple[str, TensorSpec]]:
     datatype = label_datatype(labels)
     if datatype == "BYTES":
         values = graph.constant(strings(labels), object)  # type: ignore[arg-type]
@@ -138,7 +148,7 @@ def _classifier_outputs(graph: Graph, estimator: Any, answer: Classified) -> lis
     return outputs
 
 
-def _regressor_outputs(graph: Graph, prediction: str) -> list[tuple[str, TensorSpec]]:
+def regressor_outputs(graph: Graph, prediction: str) -> list[tuple[str, TensorSpec]]:
     targets = graph.widths.get(prediction)
     shape = (-1,) if targets is None else (-1, targets)
     return [(_rounded(graph, prediction), TensorSpec("prediction", "FP32", shape))]
@@ -164,6 +174,9 @@ def _translator(kind: Kind, estimator: Any) -> Translator:
             found: Translator | None = table.get((kind, name))
             if found is not None:
                 return found
+    if type(estimator).__module__.partition(".")[0] in ("xgboost", "lightgbm", "catboost"):
+        boosted: Translator = getattr(import_module("keelway.publish.convert.boosted"), f"step_{kind}")
+        return boosted
     foreign = import_module("keelway.publish.convert.foreign")
     own: Translator = getattr(foreign, kind)
     return own

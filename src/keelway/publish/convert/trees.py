@@ -152,16 +152,23 @@ def leaf_sums(graph: Graph, table: Table, trees: Sequence[Any]) -> tuple[str, in
         ones = [np.ones(len(value)) for value in values]
         counts = ensemble(graph, x, arrays, ones, [value.argmax(axis=1) for value in values], width)
         return graph.cast(counts, "FP64"), width
+    return sums_by_leaf(graph, x, arrays, values), width
+
+
+def sums_by_leaf(graph: Graph, x: str, trees: Sequence[Tree], values: Sequence[Array]) -> str:
+    """The sum over ``trees`` of the rows of ``values`` ([leaves, k] each) for the leaves reached: FP64 [-1, k].
+
+    Leaves are looked up by number, and added in the order of the trees."""
     starts = np.cumsum([0] + [len(value) for value in values])
     if starts[-1] > _MAX_LEAVES:
         raise NotTranslated(f"a forest of more than {_MAX_LEAVES:,} leaves")
     numbers = [start + np.arange(len(value)) for start, value in zip(starts, values, strict=False)]
     targets = [np.full(len(value), position) for position, value in enumerate(values)]
-    reached = graph.cast(ensemble(graph, x, arrays, numbers, targets, len(trees)), "INT32")
+    reached = graph.cast(ensemble(graph, x, trees, numbers, targets, len(trees)), "INT32")
     found = graph.op("Gather", graph.constant(np.concatenate(values), np.float64), reached, axis=0)
     if len(trees) > 1:
         found = graph.op("CumSum", found, graph.integers(1))
-    return graph.op("Gather", found, graph.integers(len(trees) - 1), axis=1), width
+    return graph.op("Gather", found, graph.integers(len(trees) - 1), axis=1)
 
 
 def _leaf_values(tree: Any, array: Tree) -> npt.NDArray[np.float64]:

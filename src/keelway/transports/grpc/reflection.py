@@ -33,7 +33,7 @@ class Reflection:
                 case "file_by_filename":
                     _describe(response, POOL.FindFileByName(request.file_by_filename))
                 case "file_containing_symbol":
-                    _describe(response, POOL.FindFileContainingSymbol(request.file_containing_symbol))
+                    _describe(response, _file_of(request.file_containing_symbol))
                 case "file_containing_extension" | "all_extension_numbers_of_type":
                     _refuse(response, _NOT_FOUND, "there are no extensions")
                 case _:
@@ -41,6 +41,14 @@ class Reflection:
         except KeyError:
             _refuse(response, _NOT_FOUND, "there is no such name")
         return response
+
+
+def _file_of(symbol: str) -> Any:
+    """The file that has ``symbol``; the pool's own search knows no methods. ``KeyError`` if there is none."""
+    try:
+        return POOL.FindFileContainingSymbol(symbol)
+    except KeyError:
+        return POOL.FindMethodByName(symbol).containing_service.file
 
 
 def _describe(response: reflection_pb2.ServerReflectionResponse, file: Any) -> None:

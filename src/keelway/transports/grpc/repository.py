@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import orjson
+
 from keelway import __version__
 from keelway.dataplane import DataPlane
 from keelway.errors import NotFound, PermissionDenied, Unavailable
@@ -94,8 +96,8 @@ class Repository:
 
 
 def _tensor(spec: TensorSpec) -> wire.ModelMetadataResponse.TensorMetadata:
-    """A tensor's description; a packed one names its columns in its parameters, as a comma-separated list."""
+    """A tensor's description; a packed one names its columns in its parameters, as a JSON list."""
     metadata = wire.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
     if spec.columns:
-        metadata.parameters["columns"].string_param = ",".join(spec.columns)
+        metadata.parameters["columns"].string_param = orjson.dumps(spec.columns).decode()
     return metadata

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from keelway.transports.grpc.repository import Repository
 from keelway.wire.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from keelway.wire.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
+log = logging.getLogger("keelway.grpc")
+
 SERVICES = (
     "inference.GRPCInferenceService",
     "keelway.v1.ModelService",
@@ -37,6 +40,12 @@ SERVICES = (
 #: Milliseconds after which a peer that says nothing is asked whether it is there, and that it may take to say so.
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
+
+#: How the name of the library's coroutine ends that takes new calls.
+_TAKES_CALLS = "._server_main_loop"
+
+#: Seconds between two attempts to listen again on an address that is not free yet.
+_RENEWAL = 0.05
 
 #: Calls at once on one connection. A client keeps back what is beyond, so it is more than there are permits by default:
 #: a caller should hear that the server is busy, not wait without knowing.
@@ -59,23 +68,63 @@ class GrpcServer:
         methods[WATCH] = grpc.unary_stream_rpc_method_handler(guarded_stream(self._watch, ids))
         for path in PATHS:
             methods[path] = grpc.stream_stream_rpc_method_handler(guarded_stream(self._reflect, ids))
-        self._server = grpc.aio.server(options=_options(settings))
-        self._server.add_generic_rpc_handlers((_Methods(methods),))
+        self._methods = _Methods(methods)
+        self._server = self._made()
+        self._renewing: asyncio.Task[None] | None = None
         #: Paths of all methods, with their leading slash.
         self.methods = frozenset(methods)
 
+    def _made(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=_options(self._settings))
+        server.add_generic_rpc_handlers((self._methods,))
+        return server
+
     async def start(self, endpoint: Endpoint) -> str:
         """Listen, and say where: host and port. ``FailedPrecondition`` if the address is taken."""
-        credentials = _credentials(self._settings.grpc)
         try:
-            if credentials is None:
-                port = self._server.add_insecure_port(endpoint.text)
-            else:
-                port = self._server.add_secure_port(endpoint.text, credentials)
+            port = self._listen(endpoint.text)
         except RuntimeError:
             raise endpoint.taken("it is in use or not of this machine") from None
+        serving = await self._begin()
+        address = join_address(endpoint.host, port)
+        self._renewing = asyncio.create_task(self._renew(address, serving))
+        return address
+
+    async def _begin(self) -> asyncio.Task[Any] | None:
+        """Start, and find the library's task that takes new calls, which it does not hand out."""
+        before = asyncio.all_tasks()
         await self._server.start()
-        return join_address(endpoint.host, port)
+        new = asyncio.all_tasks() - before
+        return next((task for task in new if getattr(task.get_coro(), "__qualname__", "").endswith(_TAKES_CALLS)), None)
+
+    def _listen(self, address: str) -> int:
+        credentials = _credentials(self._settings.grpc)
+        if credentials is None:
+            return self._server.add_insecure_port(address)  # type: ignore[no-any-return]
+        return self._server.add_secure_port(address, credentials)  # type: ignore[no-any-return]
+
+    async def _renew(self, address: str, serving: asyncio.Task[Any] | None) -> None:
+        """Start again on ``address`` whenever the library takes no more calls of its own accord. It does so at a path
+        that is no UTF-8: one frame of a stranger would end gRPC for everybody, and for good."""
+        while serving is not None:
+            await asyncio.wait((serving,))
+            if self._closing.is_set():
+                return
+            log.error("gRPC has ended by itself and is started again")
+            with contextlib.suppress(Exception):  # what has ended it, once more
+                await self._server.stop(0)
+            serving = await self._begin_again(address)
+
+    async def _begin_again(self, address: str) -> asyncio.Task[Any] | None:
+        while not self._closing.is_set():
+            self._server = self._made()
+            try:
+                self._listen(address)
+            except RuntimeError:  # the old one has not let go of it yet
+                await asyncio.sleep(_RENEWAL)
+            else:
+                return await self._begin()
+        return None
 
     async def stop(self, grace: float) -> None:
         """Take no more calls, and give those under way ``grace`` seconds to finish. Called again, with less."""

@@ -16,7 +16,7 @@ from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.errors import Cancelled, InvalidInput, KeelwayError, NotFound
 from keelway.observe.request_ids import RequestIds
-from keelway.routing.snapshot import ServedVersion
+from keelway.routing.snapshot import ServingSnapshot
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
@@ -44,6 +44,7 @@ class Door:
         limits: LimitSettings,
         origins: OriginPolicy,
         ids: RequestIds,
+        paths: InferencePaths,
         rest: Application,
         closing: Callable[[], bool],
     ) -> None:
@@ -53,7 +54,7 @@ class Door:
         self._origins = origins
         self._rest = rest
         self._closing = closing
-        self._paths = InferencePaths(limits.max_nesting)
+        self._paths = paths
         self._ids = ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,22 +76,13 @@ class Door:
         except (KeelwayError, HttpRefusal) as error:
             if isinstance(error, Cancelled):
                 return
-            status, reply_headers, body = error_reply(error, body_of, request_id)
+            status, headers_of_reply, body = error_reply(error, body_of, request_id)
         else:
-            encoded = answer.encoded
-            status, body = 200, encoded.body
-            reply_headers = [
-                (b"content-type", encoded.content_type),
-                (b"content-length", b"%d" % len(body)),
-                (b"x-request-id", request_id.encode()),
-            ]
-            if not route.names_version:
-                reply_headers += version_headers(answer.version)
-            if encoded.json_length is not None:
-                reply_headers.append((b"inference-header-content-length", b"%d" % encoded.json_length))
+            status, body = 200, answer.encoded.body
+            headers_of_reply = reply_headers(answer, route, request_id)
         if self._closing():
-            reply_headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": reply_headers})
+            headers_of_reply.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers_of_reply})
         await send({"type": "http.response.body", "body": body})
 
     async def _infer(
@@ -107,7 +99,7 @@ class Door:
             size = max(length, len(body))
             if size > self._max_body_bytes or message.get("more_body") or message["type"] != "http.request":
                 body = await self._rest_of_body(message, receive, length)
-            model = route.model or self._only_model()
+            model = route.model or only_model(plane.snapshot)
             header_length = header_length_of(headers)
             answer = plane.infer(
                 InferenceCall(
@@ -117,12 +109,6 @@ class Door:
             return answer if isinstance(answer, Answer) else await _while_connected(answer, receive)
         finally:
             plane.admission.leave()
-
-    def _only_model(self) -> str:
-        only = self._plane.snapshot.only
-        if only is None:
-            raise NotFound("this short route answers where exactly one model is served; name the model in the path")
-        return only.name
 
     async def _rest_of_body(self, message: Message, receive: Receive, declared: int) -> bytes:
         """The whole body, of which ``message`` is the first part, within the size limit. The connection itself sees to
@@ -151,11 +137,29 @@ class Door:
         return HttpRefusal(413, f"the body is larger than {self._max_body_bytes} bytes", headers)
 
 
-def version_headers(version: ServedVersion) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"keelway-model-version", version.version.encode()),
-        (b"keelway-model-digest", version.model_digest.encode()),
+def only_model(snapshot: ServingSnapshot) -> str:
+    """The name of the one model that is served. ``NotFound`` if there are more or none."""
+    only = snapshot.only
+    if only is None:
+        raise NotFound("this short route answers where exactly one model is served; name the model in the path")
+    return only.name
+
+
+def reply_headers(answer: Answer, route: InferenceRoute, request_id: str) -> list[tuple[bytes, bytes]]:
+    """The headers of a reply that carries ``answer``, without those of the connection."""
+    encoded = answer.encoded
+    headers = [
+        (b"content-type", encoded.content_type),
+        (b"content-length", b"%d" % len(encoded.body)),
+        (b"x-request-id", request_id.encode()),
     ]
+    if not route.names_version:
+        version = answer.version
+        headers.append((b"keelway-model-version", version.version.encode()))
+        headers.append((b"keelway-model-digest", version.model_digest.encode()))
+    if encoded.json_length is not None:
+        headers.append((b"inference-header-content-length", b"%d" % encoded.json_length))
+    return headers
 
 
 async def _while_connected(answer: Awaitable[Answer], receive: Receive) -> Answer:

@@ -323,7 +323,8 @@ def _server_operation(
 
 # The tag and the operations of the server itself are capitalised, which no model's name can be.
 _NOT_NOW = {"503": {"description": "Not now."}}
-_CONTROL = _failures("Error", 403, 404, 409, 415, 500, 503)
+_INDEX = _failures("Error", 400, 403, 408, 413, 415)
+_CONTROL = _failures("Error", 400, 403, 404, 408, 409, 413, 415, 500, 503)
 
 _SERVER_PATHS: dict[str, Any] = {
     path: _server_operation(method, path, operation, summary, failures)
@@ -336,7 +337,7 @@ _SERVER_PATHS: dict[str, Any] = {
         ("get", "/v2", "metadata", "The server and its extensions", {}),
         ("get", "/v2/health/live", "protocol_live", "Is the process alive? (Open Inference Protocol)", {}),
         ("get", "/v2/health/ready", "protocol_ready", "Is the server ready? (Open Inference Protocol)", _NOT_NOW),
-        ("post", "/v2/repository/index", "index", "Every model wanted, with its state", _failures("Error", 400, 415)),
+        ("post", "/v2/repository/index", "index", "Every model wanted, with its state", _INDEX),
         ("post", "/v2/repository/models/{model}/load", "load", "Serve a registered model as well", _CONTROL),
         ("post", "/v2/repository/models/{model}/unload", "unload", "Stop serving a model", _CONTROL),
         ("get", "/metrics", "metrics", "Prometheus metrics", {}),

@@ -205,9 +205,9 @@ def model_document(model: ServedModel) -> dict[str, Any]:
 
 async def _json_object(request: Request) -> dict[str, Any]:
     """The body as an object; an empty body is an empty object. Other media types are refused: a page of another site
-    can send those without asking."""
+    can send those without asking. Bytes it cannot, and NVIDIA's asynchronous client calls its JSON so."""
     media_type = request.headers.get("content-type", "")
-    if media_type and not media_type.startswith("application/json"):
+    if media_type and not media_type.startswith(("application/json", "application/octet-stream")):
         raise HttpRefusal(415, "the content type must be application/json")
     body = await _body(request)
     try:
@@ -231,8 +231,10 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _error_response(request: Request, error: Exception) -> Response:
-    """Every error of a route, in the form its family promises; an unknown one without a word of its text."""
+async def _error_response(request: Request, error: Exception) -> Response:
+    """Every error of a route, in the form its family promises; an unknown one without a word of its text.
+
+    Waits for nothing, and is a coroutine all the same: a plain function would get a worker thread for each error."""
     if not isinstance(error, KeelwayError | HttpRefusal):
         status = getattr(error, "status_code", 500)
         words = {404: "there is no such route", 405: "this route does not take that method"}

@@ -1,11 +1,9 @@
-"""Certificates for the tests of TLS, made by openssl."""
+"""Certificates for the tests of TLS, made by openssl. The fixture ``authority`` is in ``conftest.py``."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-
-import pytest
 
 
 class Authority:
@@ -31,8 +29,3 @@ class Authority:
 
 def _openssl(*arguments: object) -> None:
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))

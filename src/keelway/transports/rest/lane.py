@@ -1,0 +1,147 @@
+"""Inference on the fast lane: what ``door.py`` does for a request that arrives in ASGI, for one that needs none.
+
+A head is judged once and its verdict kept, since the same few heads come again and again. Whatever is not plainly
+right (a wrong type, an unknown host, a body of unknown length, no permit left) takes the usual way, where ``door.py``
+says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from keelway.config import HttpSettings, LimitSettings
+from keelway.dataplane import Answer, DataPlane, InferenceCall
+from keelway.edge.fast_lane import Headers, Reply
+from keelway.errors import Cancelled, KeelwayError
+from keelway.observe.request_ids import RequestIds
+from keelway.transports.rest.door import check_media, header_length_of, only_model, reply_headers, timeout_of
+from keelway.transports.rest.errors import HttpRefusal, error_reply
+from keelway.transports.rest.hosts import OriginPolicy
+from keelway.transports.rest.paths import InferencePaths, InferenceRoute
+
+_REMEMBERED = 512
+#: A head of more bytes than that is judged anew each time.
+_REMEMBERED_BYTES = 2048
+#: Headers that change how a connection or a body is read.
+_SPECIAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"})
+
+
+class _Opening(NamedTuple):
+    """The verdict on a head: where it leads, and what it says of time and of its body."""
+
+    route: InferenceRoute
+    seconds: float
+    header_length: int | None
+
+
+class InferenceLane:
+    """``closing`` says that connections should not be reused any more."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        http: HttpSettings,
+        limits: LimitSettings,
+        origins: OriginPolicy,
+        ids: RequestIds,
+        paths: InferencePaths,
+        closing: Callable[[], bool],
+    ) -> None:
+        self.plane = plane
+        self.ids = ids
+        self._max_body_bytes = http.max_body_bytes
+        self._request_timeout = limits.request_timeout
+        self._origins = origins
+        self._paths = paths
+        self._closing = closing
+        self._verdicts: dict[tuple[object, ...], _Opening | None] = {}
+
+    @property
+    def closing(self) -> bool:
+        return self._closing()
+
+    def open(self, target: bytes, headers: Headers) -> InferenceExchange | None:
+        """See ``keelway.edge.fast_lane.Lane``. Takes a permit."""
+        key = (target, *headers)
+        if key in self._verdicts:
+            opening = self._verdicts[key]
+        else:
+            opening = self._judge(target, headers)
+            if len(target) + sum(len(name) + len(value) for name, value in headers) <= _REMEMBERED_BYTES:
+                if len(self._verdicts) >= _REMEMBERED:
+                    self._verdicts.clear()
+                self._verdicts[key] = opening
+        if opening is None or not self.plane.admission.try_enter():
+            return None
+        return InferenceExchange(self, opening, self.plane.clock.monotonic() + opening.seconds)
+
+    def _judge(self, target: bytes, headers: Headers) -> _Opening | None:
+        if b"%" in target or b"?" in target or not target.isascii():
+            return None
+        route = self._paths.find(target.decode("ascii"))
+        given = dict(headers)
+        if route is None or len(given) != len(headers) or not _SPECIAL.isdisjoint(given):
+            return None
+        if given.get(b"connection", b"keep-alive").lower() != b"keep-alive" or not self._fits(given):
+            return None
+        try:
+            self._origins.check(given, "POST")
+            check_media(given)
+            return _Opening(route, timeout_of(given, self._request_timeout), header_length_of(given))
+        except (KeelwayError, HttpRefusal):
+            return None
+
+    def _fits(self, headers: Mapping[bytes, bytes]) -> bool:
+        length = headers.get(b"content-length", b"")
+        return length.isdigit() and len(length) < 16 and int(length) <= self._max_body_bytes
+
+
+class InferenceExchange:
+    """One request in flight. It holds a permit until it is answered, settled or abandoned."""
+
+    __slots__ = ("_deadline", "_lane", "_opening", "_request_id")
+
+    def __init__(self, lane: InferenceLane, opening: _Opening, deadline: float) -> None:
+        self._lane = lane
+        self._opening = opening
+        self._deadline = deadline
+        self._request_id = ""
+
+    def answer(self, body: bytes) -> Reply | asyncio.Future[Answer]:
+        plane = self._lane.plane
+        route, _, header_length = self._opening
+        self._request_id = request_id = self._lane.ids.next()
+        try:
+            model = route.model or only_model(plane.snapshot)
+            answer = plane.infer(
+                InferenceCall(
+                    model, route.selector, route.codec, body, route.transport, request_id, self._deadline, header_length
+                )
+            )
+        except KeelwayError as error:
+            plane.admission.leave()
+            return self._refused(error)
+        if not isinstance(answer, Answer):
+            return asyncio.ensure_future(answer)
+        plane.admission.leave()
+        return self._answered(answer)
+
+    def settle(self, future: asyncio.Future[Answer]) -> Reply | None:
+        self._lane.plane.admission.leave()
+        try:
+            return self._answered(future.result())
+        except (asyncio.CancelledError, Cancelled):
+            return None
+        except KeelwayError as error:
+            return self._refused(error)
+
+    def abandon(self) -> None:
+        self._lane.plane.admission.leave()
+
+    def _answered(self, answer: Answer) -> Reply:
+        return Reply(200, reply_headers(answer, self._opening.route, self._request_id), answer.encoded.body)
+
+    def _refused(self, error: KeelwayError) -> Reply:
+        return Reply(*error_reply(error, self._opening.route.error_body, self._request_id))

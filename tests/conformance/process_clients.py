@@ -1,0 +1,138 @@
+"""Clients in processes of their own, KServe's and JavaScript's: for each call they read a line of JSON and write one.
+
+Tensors are base64 of their bytes, so that nothing is lost on the way to the client. The programs are
+``kserve_driver.py`` and ``js/driver.cjs``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from base64 import b64decode, b64encode
+from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Timer
+from typing import Any
+
+from tests.conformance.cases import Case
+from tests.conformance.clients import (
+    CODES,
+    Addresses,
+    Answered,
+    Described,
+    Output,
+    Refused,
+    described,
+    from_raw,
+    raw,
+)
+from tests.conformance.environments import JAVASCRIPT, ROOT, kserve_python, node_modules
+
+from keelway.errors import ErrorCode
+
+PATIENCE = 60.0
+
+
+class ProcessClient:
+    def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
+        self._log = TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            command,
+            env=os.environ | (environment or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def ask(self, call: str, **arguments: Any) -> Any:
+        """The value of a call. ``Refused`` if the server refused it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        late = Timer(PATIENCE, self._process.kill)
+        late.start()
+        try:
+            self._process.stdin.write(json.dumps({"call": call, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        finally:
+            late.cancel()
+        if not line:
+            self._log.seek(0)
+            raise AssertionError(self._log.read().decode())
+        reply = json.loads(line)
+        if "refused" in reply:
+            status = reply["status"]
+            code = CODES[status] if isinstance(status, int) else ErrorCode[status]
+            raise Refused(code, reply["refused"])
+        return reply["value"]
+
+    def infer(self, case: Case, request_id: str) -> Answered:
+        inputs = [
+            {
+                "name": sent.name,
+                "datatype": sent.datatype,
+                "shape": sent.array.shape,
+                "raw": b64encode(raw(sent.array)).decode(),
+            }
+            for sent in case.inputs
+        ]
+        asked = {"model": case.model, "version": case.version, "id": request_id, "inputs": inputs}
+        value = self.ask("infer", **asked, outputs=case.outputs)
+        outputs = [
+            Output(
+                output["name"],
+                output["datatype"],
+                from_raw(b64decode(output["raw"]), output["datatype"]).reshape(output["shape"]),
+            )
+            for output in value["outputs"]
+        ]
+        return Answered(value["model"], value["version"], value["id"], outputs)
+
+    def live(self) -> bool:
+        return bool(self.ask("live"))
+
+    def ready(self) -> bool:
+        return bool(self.ask("ready"))
+
+    def model_ready(self, model: str, version: str) -> bool:
+        return bool(self.ask("model_ready", model=model, version=version))
+
+    def server(self) -> tuple[str, str, list[str]]:
+        document = self.ask("server")
+        return document["name"], document["version"], document["extensions"]
+
+    def model(self, model: str, version: str) -> Described:
+        return described(self.ask("model", model=model, version=version))
+
+    def index(self) -> list[tuple[str, str, str]]:
+        return [(entry["name"], entry["version"], entry["state"]) for entry in self.ask("index")]
+
+    def load(self, model: str) -> None:
+        self.ask("load", model=model)
+
+    def unload(self, model: str) -> None:
+        self.ask("unload", model=model)
+
+    def close(self) -> None:
+        """End of input ends the program."""
+        try:
+            self._process.communicate(timeout=PATIENCE)
+        finally:
+            self._process.kill()
+            self._process.communicate()
+            self._log.close()
+
+
+def kserve(addresses: Addresses, transport: str, encoding: str) -> ProcessClient:
+    driver = Path(__file__).with_name("kserve_driver.py")
+    address = addresses.http if transport == "REST" else addresses.grpc
+    return ProcessClient([str(kserve_python()), str(driver), transport, address, encoding])
+
+
+def javascript(addresses: Addresses, encoding: str, trusted: Path | None = None) -> ProcessClient:
+    """Over TLS if there is a file of certificates to trust."""
+    driver = str(JAVASCRIPT / "driver.cjs")
+    arguments = [str(ROOT / "proto"), addresses.grpc, encoding, *([str(trusted)] if trusted else [])]
+    return ProcessClient(["node", driver, *arguments], {"NODE_PATH": str(node_modules())})

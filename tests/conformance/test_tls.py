@@ -1,0 +1,96 @@
+"""Public clients over TLS: they trust the certificate they are given, and nothing is said without it. # G2"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+from tests.conformance import process_clients
+from tests.conformance.clients import Addresses, Refused
+from tests.conformance.grpc_clients import messages, triton
+from tests.conformance.server import ServerProcess
+
+from keelway.errors import ErrorCode
+
+pytestmark = pytest.mark.slow
+PATIENCE = 20.0
+
+
+class Secured(NamedTuple):
+    addresses: Addresses
+    certificate: Path
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A server with a certificate of its own for 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True, timeout=PATIENCE)
+    settings = {"address": "127.0.0.1:0", "tls_certificate": str(certificate), "tls_private_key": str(key)}
+    with ServerProcess(grpc=settings) as running:
+        yield Secured(running.addresses, certificate)
+
+
+def test_grpcio(secured: Secured) -> None:
+    credentials = grpc.ssl_channel_credentials(secured.certificate.read_bytes())
+    with grpc.secure_channel(secured.addresses.grpc, credentials) as channel:
+        assert ready(channel)
+
+
+def test_nvidias_client(secured: Secured) -> None:
+    opened: Any = triton.InferenceServerClient(
+        secured.addresses.grpc, ssl=True, root_certificates=str(secured.certificate)
+    )
+    with contextlib.closing(opened) as client:
+        assert client.is_model_ready("sums", "2.0.0")
+
+
+def test_javascript(secured: Secured) -> None:
+    opened = process_clients.javascript(secured.addresses, "typed", secured.certificate)
+    with contextlib.closing(opened) as client:
+        assert client.model_ready("sums", "2.0.0")
+
+
+def test_nobody_is_answered_without_tls_or_believed_without_trust(secured: Secured) -> None:
+    with grpc.insecure_channel(secured.addresses.grpc) as channel, pytest.raises(grpc.RpcError) as refusal:
+        ready(channel)
+    assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
+    distrustful = grpc.ssl_channel_credentials()
+    with grpc.secure_channel(secured.addresses.grpc, distrustful) as channel, pytest.raises(grpc.RpcError) as refusal:
+        ready(channel)
+    assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
+    with (
+        contextlib.closing(process_clients.javascript(secured.addresses, "typed")) as client,
+        pytest.raises(Refused) as no,
+    ):
+        client.ready()
+    assert no.value.code == ErrorCode.UNAVAILABLE
+
+
+def ready(channel: grpc.Channel) -> bool:
+    call = channel.unary_unary(
+        "/inference.GRPCInferenceService/ServerReady",
+        request_serializer=messages.ServerReadyRequest.SerializeToString,
+        response_deserializer=messages.ServerReadyResponse.FromString,
+    )
+    return bool(call(messages.ServerReadyRequest(), timeout=PATIENCE).ready)
