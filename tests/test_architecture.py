@@ -32,6 +32,8 @@ LAZY = frozenset(
         "skl2onnx",
         "sklearn",
         "skops",
+        "torch",
+        "transformers",
         "xgboost",
     }
 )
