@@ -23,6 +23,7 @@ LAZY = frozenset(
         "catboost",
         "grpc",
         "httpx",
+        "PIL",
         "joblib",
         "lightgbm",
         "onnx",
@@ -32,6 +33,7 @@ LAZY = frozenset(
         "skl2onnx",
         "sklearn",
         "skops",
+        "tokenizers",
         "xgboost",
     }
 )
