@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.runtimes.pictures import encoded, objects, photo
+from tests.steps import encoded, objects, photo
 
 from keelway.errors import CorruptArtifact, InvalidInput, PayloadTooLarge, RowsRefused
 from keelway.ports import Runtime, RuntimeOptions

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.runtimes.pictures import WORDS, objects, write_tokenizer
+from tests.steps import WORDS, objects, write_tokenizer
 
 from keelway.errors import CorruptArtifact, InvalidInput, PayloadTooLarge, RowsRefused
 from keelway.ports import Runtime, RuntimeOptions

@@ -193,15 +193,14 @@ def _print_version(document: dict[str, Any]) -> None:
     tensors = [("input", t["name"], t["datatype"], t["shape"]) for t in signature["inputs"]]
     tensors += [("output", t["name"], t["datatype"], t["shape"]) for t in signature["outputs"]]
     print_table("tensors", ("", "tensor", "datatype", "shape"), tensors)
-    for step in document.get("steps", ()):
-        document["files"] += [{**file, "path": f"{step['name']}: {file['path']}"} for file in step["files"]]
-    if "steps" in document:
-        wires = [", ".join(f"{tensor} = {source}" for tensor, source in s["inputs"].items()) for s in document["steps"]]
-        rows = [(s["name"], s["what"], wire) for s, wire in zip(document["steps"], wires, strict=True)]
+    files = [(f["path"], f["size"], f["sha256"][:12]) for f in document["files"]]
+    steps = document.get("steps", [])
+    if steps:
+        wires = [", ".join(f"{tensor} = {source}" for tensor, source in step["inputs"].items()) for step in steps]
+        rows = [(step["name"], step["what"], wire) for step, wire in zip(steps, wires, strict=True)]
         print_table("steps", ("step", "", "inputs"), rows)
-    print_table(
-        "files", ("file", "bytes", "sha256"), [(f["path"], f["size"], f["sha256"][:12]) for f in document["files"]]
-    )
+        files = [(f"{s['name']}: {f['path']}", f["size"], f["sha256"][:12]) for s in steps for f in s["files"]]
+    print_table("files", ("file", "bytes", "sha256"), files)
     print_table(
         "history",
         ("at", "who", "change", "why"),

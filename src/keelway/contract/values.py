@@ -118,9 +118,11 @@ def base64_bytes(value: Any) -> bytes | None:
     if not isinstance(value, str | bytes):
         return None
     try:
-        return binascii.a2b_base64(value, strict_mode=True)
+        data = binascii.a2b_base64(value, strict_mode=True)
     except ValueError:  # binascii.Error is one, and so is text beyond ASCII
         return None
+    # Even then it takes padding behind what needs none.
+    return data if len(value) == (len(data) + 2) // 3 * 4 else None
 
 
 def describe(value: Any) -> str:

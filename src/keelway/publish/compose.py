@@ -35,7 +35,7 @@ from keelway.artifacts.materialise import put_manifest, read_manifest
 from keelway.artifacts.paths import check_relative
 from keelway.contract.names import parse_reference
 from keelway.contract.signature import Feature, ModelSignature
-from keelway.errors import CorruptArtifact, InvalidInput, NotFound
+from keelway.errors import CorruptArtifact, InvalidInput
 from keelway.plugins import runtime_loader
 from keelway.ports import RuntimeOptions
 from keelway.publish.steps import image_step, tokens_step
@@ -89,7 +89,7 @@ def compose(file: Path, registry: Registry, blobs: BlobStore) -> Manifest:
     """The manifest of the pipeline in ``file``. Its digest covers its members, because their digests are in it.
 
     Files that it names are read relative to its folder, and from nowhere else. Raises ``InvalidInput`` naming the step
-    or tensor at fault, ``NotFound`` for a member or a file that is not there.
+    or tensor at fault, ``NotFound`` for a member that is not registered.
     """
     wiring = _read(file)
     return wire([_member(step, file.parent, registry, blobs) for step in wiring.step], wiring.outputs, blobs)
@@ -173,39 +173,33 @@ def _member(step: _Step, folder: Path, registry: Registry, blobs: BlobStore) -> 
         reference = parse_reference(step.model)
         version = registry.resolve(reference.name, reference.version or reference.alias)
         return Member(step.name, read_manifest(blobs, version.model_digest), step.inputs or {})
-    if step.tokenizer is not None:
-        path = _beside(folder, step.tokenizer, step.name)
-        manifest = tokens_step(path, _options(step.tokens or {}, TokensOptions, step.name), blobs)
-    else:
-        manifest = image_step(_options(step.image or {}, ImageOptions, step.name))
+    try:
+        manifest = _own(step, folder, blobs)
+    except (InvalidInput, msgspec.ValidationError) as error:
+        hint = (isinstance(error, InvalidInput) and error.hint) or "see docs/how-to/serve-pictures-and-text.md"
+        raise InvalidInput(f"step {step.name!r}: {error}", field=step.name, hint=hint) from None
     # Its only input may go without saying.
     (taken,) = manifest.signature.inputs
     return Member(step.name, manifest, {taken.name: taken.name} if step.inputs is None else step.inputs)
 
 
-def _options(given: Mapping[str, Any], kind: type[Any], step: str) -> Any:
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(
-            f"step {step!r}: {error}", field=step, hint="see docs/how-to/serve-pictures-and-text.md"
-        ) from None
+def _own(step: _Step, folder: Path, blobs: BlobStore) -> Manifest:
+    if step.tokenizer is not None:
+        path = _beside(folder, step.tokenizer)
+        return tokens_step(path, msgspec.convert(step.tokens or {}, TokensOptions), blobs)
+    return image_step(msgspec.convert(step.image or {}, ImageOptions))
 
 
-def _beside(folder: Path, name: str, step: str) -> Path:
+def _beside(folder: Path, name: str) -> Path:
     """The file ``name`` below ``folder``, links followed. ``InvalidInput`` if it lies elsewhere."""
     try:
         path = (folder / check_relative(name)).resolve()
     except CorruptArtifact:
         path = Path()
     if not path.is_relative_to(folder.resolve()):
-        raise InvalidInput(
-            f"step {step!r} names a file outside the pipeline's folder", field=step, hint="copy it beside the TOML file"
-        )
+        raise InvalidInput("its file lies outside the pipeline's folder; copy it beside the TOML file")
     if not path.is_file():
-        raise NotFound(
-            f"step {step!r} names a file that is not there", field=step, hint="paths begin at the TOML file's folder"
-        )
+        raise InvalidInput("its file is not there; the path begins at the TOML file's folder")
     return path
 
 

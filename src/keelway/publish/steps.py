@@ -34,11 +34,12 @@ def image_step(options: ImageOptions) -> Manifest:
 
 def tokens_step(tokenizer: Path, options: TokensOptions, blobs: BlobStore) -> Manifest:
     """A step that takes ``text``, BYTES [-1], and answers ``input_ids`` and ``attention_mask``; stores the file
-    ``tokenizer``, a ``tokenizer.json``.
+    ``tokenizer``, a ``tokenizer.json`` or a link to one.
 
     Raises ``InvalidInput`` for a file that holds no tokenizer and for options that do not fit it, ``NotFound`` if there
     is none, ``FailedPrecondition`` if the library is not installed.
     """
+    tokenizer = tokenizer.resolve()
     entry = blobs.put_file(tokenizer)
     tokens.open_tokens(tokenizer, options).close()
     files = (FileEntry(tokens.FILE, entry.sha256, entry.size),)
