@@ -77,6 +77,8 @@ _LABELS: Final[Mapping[str, str]] = {
     "field": "Name of a feature or input of the model; empty for one that it does not have",
     "tag": "What was unusual, such as `out_of_range:age`",
     "reason": "Code of the [error](errors.md)",
+    "state": "`ready`, `starting`, `leaving`",
+    "cause": "`died`, `reload`",
     "python": "Version of Python",
 }
 

@@ -28,13 +28,15 @@ STAGES: Final = ("parse", "bind", "validate", "run", "encode")
 
 
 class Metric(NamedTuple):
-    """``kind`` is counter, gauge or histogram; ``buckets`` only for the last, in the metric's unit."""
+    """``kind`` is counter, gauge or histogram; ``buckets`` only for the last, in the metric's unit. ``across``:
+    what a gauge of several workers is, their sum or the largest."""
 
     name: str
     kind: str
     labels: tuple[str, ...]
     help: str
     buckets: tuple[float, ...] = ()
+    across: str = "sum"
 
 
 METRICS: Final = (
@@ -77,10 +79,18 @@ METRICS: Final = (
     Metric("ml_requests_in_flight", "gauge", (), "Requests being answered now."),
     Metric("ml_requests_shed_total", "counter", ("reason",), "Requests refused before they were read."),
     Metric("ml_model_load_seconds", "histogram", ("model",), "Time to verify, load and warm up a version.", _LOAD),
-    Metric("ml_model_loaded", "gauge", ("model", "version"), "1 for each version that is loaded."),
+    Metric("ml_model_loaded", "gauge", ("model", "version"), "1 for each version that is loaded.", across="largest"),
     Metric("ml_records_dropped_total", "counter", (), "Inference records dropped because the ring was full."),
     Metric("ml_records_written_total", "counter", (), "Inference records handed to the sink."),
-    Metric("ml_build_info", "gauge", ("version", "python"), "Always 1; the version of keelway and of Python."),
+    Metric("ml_workers", "gauge", ("state",), "Workers, where there are several."),
+    Metric("ml_worker_restarts_total", "counter", ("cause",), "Workers that took the place of another."),
+    Metric(
+        "ml_build_info",
+        "gauge",
+        ("version", "python"),
+        "Always 1; the version of keelway and of Python.",
+        across="largest",
+    ),
 )
 
 
