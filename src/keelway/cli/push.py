@@ -23,8 +23,8 @@ from keelway.cli.output import print_json, progress
 HELP = """Convert a trained model, prove the conversion, and register it as a version.
 
 Takes ONNX files, scikit-learn models (pickle, joblib, skops), XGBoost, LightGBM and CatBoost models (their own files,
-or pickled), Python classes (.py) and pipelines of registered models and steps (.toml). A pickle or a Python class runs code when
-it is opened: say --trust-pickle if you trust its author. That is consent, not a sandbox.
+or pickled), Python classes (.py) and pipelines of registered models and steps (.toml). A pickle or a Python class runs
+code when it is opened: say --trust-pickle if you trust its author. That is consent, not a sandbox.
 
 \b
 Examples:
