@@ -34,6 +34,8 @@ LAZY = frozenset(
         "sklearn",
         "skops",
         "tokenizers",
+        "torch",
+        "transformers",
         "xgboost",
     }
 )
