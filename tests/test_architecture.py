@@ -28,6 +28,7 @@ LAZY = frozenset(
         "onnx",
         "pandas",
         "pyarrow",
+        "redis",
         "scipy",
         "skl2onnx",
         "sklearn",

@@ -1,4 +1,4 @@
-"""The request line: ``admit → parse → route → authorise → bind → validate → batch → run → encode → observe``.
+"""The request line: ``admit → parse → route → authorise → bind → validate → cache → batch → run → encode → observe``.
 
 This module alone knows the order. It knows no transport and builds nothing: the app hands it the stages. A request that
 waits for nothing is answered directly, without a task; one that must wait is answered by an awaitable.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
 import msgspec
 
 from keelway.batching.policy import Outcome, Share
+from keelway.cache.answers import OWN_RUN, STATUS, AnswerCache, Seen
+from keelway.cache.flight import Flight
 from keelway.clock import Clock
 from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound
 from keelway.guard.admission import Admission
@@ -58,10 +61,12 @@ class InferenceCall(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """An encoded reply and the version that really gave it."""
+    """An encoded reply and the version that really gave it. ``cache_status`` is what the cache did for it, as RFC 9211
+    writes it, empty where there is none."""
 
     encoded: Encoded
     version: ServedVersion
+    cache_status: bytes = b""
 
 
 class _Passage(msgspec.Struct):
@@ -75,6 +80,8 @@ class _Passage(msgspec.Struct):
     bound: BoundRequest | None = None
     wanted: tuple[str, ...] = ()
     shares: bool = False
+    cache: str = ""
+    flight: Flight | None = None
 
 
 class DataPlane:
@@ -86,12 +93,14 @@ class DataPlane:
         metrics: ServingMetrics,
         records: RecordRing,
         clock: Clock,
+        cache: AnswerCache | None = None,
     ) -> None:
         self.snapshot = ServingSnapshot()
         self.admission = admission
         self.clock = clock
         self._metrics = metrics
         self._records = records
+        self._cache = cache
         self._meters: dict[tuple[str, str], VersionMeters] = {}
         self._count = 0
 
@@ -126,6 +135,10 @@ class DataPlane:
             passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
             passage.wanted = wanted_outputs(request, version)
             self._mark(passage)
+            if self._cache is not None:
+                cached = self._cached(self._cache, passage, version, request, bound)
+                if cached is not None:
+                    return cached
             batcher = version.batcher
             if batcher is not None and bound.rows is not None and bound.rows < batcher.max_rows:
                 return self._shared(passage, version, request, bound, batcher)
@@ -136,6 +149,64 @@ class DataPlane:
             return self._finish(passage, version, request, bound, outputs)
         except Exception as error:  # noqa: BLE001 - whatever a stage raises becomes a KeelwayError
             self._fail(passage, error)
+
+    def _cached(
+        self,
+        cache: AnswerCache,
+        passage: _Passage,
+        version: ServedVersion,
+        request: InferenceRequest,
+        bound: BoundRequest,
+    ) -> Answer | Awaitable[Answer] | None:
+        """The answer that needs no run, or may have to wait for another's. ``None``: run the model, as ever."""
+        key = cache.key(version, bound.inputs, passage.wanted, passage.call.principal.tenant)
+        if key is None:
+            passage.cache = "bypass"
+            self._mark(passage)
+            return None
+        entry = cache.recall(key)
+        if entry is not None:
+            passage.cache, passage.times = "hit", None
+            return self._finish(passage, version, request, bound, entry.result())
+        passage.cache = "miss"
+        passage.flight = cache.lead(key)
+        if passage.flight is not None:
+            self._mark(passage)
+            return None
+        passage.times = None
+        return self._later(
+            passage, version, request, bound, self._fetched(cache, cache.seen(key), passage, version, bound)
+        )
+
+    async def _fetched(
+        self, cache: AnswerCache, seen: Seen, passage: _Passage, version: ServedVersion, bound: BoundRequest
+    ) -> Sequence[Array]:
+        compute = partial(self._outputs, passage, version, bound)
+        entry, passage.cache = await cache.fetch(seen, len(passage.wanted), compute)
+        return entry.result()
+
+    def _outputs(
+        self, passage: _Passage, version: ServedVersion, bound: BoundRequest
+    ) -> Sequence[Array] | Awaitable[Sequence[Array]]:
+        """What batch and run make of the request, not yet encoded: for the cache, which gives it to others too."""
+        batcher = version.batcher
+        if batcher is None or bound.rows is None or bound.rows >= batcher.max_rows:
+            return self._run(passage, version, bound.inputs)
+        outputs: asyncio.Future[Sequence[Array]] = asyncio.get_running_loop().create_future()
+
+        def settle(outcome: Outcome, run_rows: int) -> None:
+            if run_rows:
+                self._meters_of(version).batch_size.observe(run_rows)
+            if outputs.done():
+                return
+            if not isinstance(outcome, Exception):
+                outputs.set_result(outcome)
+            else:  # no future takes a StopIteration
+                outputs.set_exception(RuntimeError() if isinstance(outcome, StopIteration) else outcome)
+
+        passage.shares = True
+        batcher.submit(Share(bound.inputs, bound.rows, passage.wanted, settle, outputs.cancelled))
+        return outputs
 
     def _shared(
         self,
@@ -240,6 +311,9 @@ class DataPlane:
         arrays: Sequence[Array],
     ) -> Answer:
         self._mark(passage)
+        if passage.flight is not None and self._cache is not None:
+            flight, passage.flight = passage.flight, None
+            self._cache.land(flight, arrays, len(passage.wanted))
         call = passage.call
         datatypes = version.output_datatypes
         response = InferenceResponse(
@@ -260,7 +334,7 @@ class DataPlane:
         encoded = call.codec.encode(response, request)
         self._mark(passage)
         self._observe(passage, "OK")
-        return Answer(encoded, version)
+        return Answer(encoded, version, STATUS[passage.cache])
 
     def _fail(self, passage: _Passage, error: Exception) -> NoReturn:
         raise self._failure(passage, error) from None
@@ -277,14 +351,19 @@ class DataPlane:
 
     def _observe(self, passage: _Passage, code: str, error: KeelwayError | None = None) -> None:
         """Metrics and the record of one request. Never raises, never waits."""
+        if passage.flight is not None and self._cache is not None:
+            flight, passage.flight = passage.flight, None
+            self._cache.crash(flight, error)
         call, version, bound = passage.call, passage.version, passage.bound
         duration = self.clock.monotonic() - passage.started
         meters = self._meters_of(version)
         meters.answered(call.transport, code, duration)
         if isinstance(error, InvalidInput):
             meters.refused(error.field)
+        if passage.cache:
+            meters.cached(passage.cache)
         if bound is not None:
-            if code == "OK" and not passage.shares:
+            if code == "OK" and not passage.shares and passage.cache in OWN_RUN:
                 meters.batch_size.observe(bound.rows or 1)
             if bound.tags:
                 meters.tagged(bound.tags)
@@ -308,6 +387,7 @@ class DataPlane:
                 (bound.rows or 1) if bound else 0,
                 duration,
                 bound.tags if bound else (),
+                passage.cache not in OWN_RUN,
             )
         )
 
