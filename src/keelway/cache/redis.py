@@ -168,8 +168,10 @@ def _client(url: str, timeout: float) -> Any:
             url,
             max_connections=_CONNECTIONS,
             timeout=timeout,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
+            # Ours cuts short whatever it is. The library's costs a task for each question, and in Python 3.11 one that
+            # swallows the cancellation of a caller who leaves at the wrong moment.
+            socket_timeout=None,
+            socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
