@@ -98,7 +98,11 @@ class SlowWire:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                near.close()
+                continue
             self._open += [near, far]
             for source, sink, slow in ((near, far, False), (far, near, True)):
                 thread = threading.Thread(target=self._carry, args=(source, sink, slow))
