@@ -24,10 +24,10 @@ KEY = bytes(32)
 
 class Model:
     """Answers 1.0, 2.0, ... after as many turns of the loop as ``turns`` says, or raises what is in ``errors`` first.
-    ``gate``, closed by a test, keeps every run waiting."""
+    ``gate``, closed by a test, keeps every run waiting; ``most`` is how many there were at once."""
 
     def __init__(self, *errors: BaseException, turns: int = 3) -> None:
-        self.runs = 0
+        self.runs = self.most = self._now = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self._errors = list(errors)
@@ -36,9 +36,14 @@ class Model:
     async def __call__(self) -> Sequence[Array]:
         self.runs += 1
         answer = np.array([float(self.runs)])
-        await self.gate.wait()
-        for _ in range(self._turns):
-            await asyncio.sleep(0)
+        self._now += 1
+        self.most = max(self.most, self._now)
+        try:
+            await self.gate.wait()
+            for _ in range(self._turns):
+                await asyncio.sleep(0)
+        finally:
+            self._now -= 1
         if self._errors:
             raise self._errors.pop(0)
         return [answer]
@@ -226,7 +231,7 @@ def test_a_model_that_fails_again_and_again_does_not_keep_its_callers_in_a_queue
         model.gate.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [Unavailable] * 10
-        assert model.runs == 10
+        assert (model.runs, model.most) == (10, 8)
         assert cache.at_rest
         assert await cache.ask(model) == (11.0, "miss")
 

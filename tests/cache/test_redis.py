@@ -387,8 +387,11 @@ def test_a_caller_who_leaves_while_it_asks_leaves_no_lease_behind(valkey: Valkey
             for _ in range(steps):
                 await asyncio.sleep(0)
             asking.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await asking
+            (outcome,) = await asyncio.gather(asking, return_exceptions=True)
+            if isinstance(outcome, Looked):  # the answer was faster
+                store.keep(KEY, None, 0.0, outcome.token or b"")
+            else:
+                assert isinstance(outcome, asyncio.CancelledError)
             await store.written()
             await asyncio.sleep(0.02)
             assert (await store.look(KEY, 1.0)).token
