@@ -62,7 +62,7 @@ def grpc_page() -> str:
         "",
         "An answer of `ModelInfer` carries its tensors as the request did, in `raw_output_contents` or in `contents`;",
         "FP16 travels raw only. Its parameters are `model_digest`, `policy_revision`, `request_id` and, where values",
-        "lie outside what the sample showed, `tags`.",
+        "lie outside what the sample showed, `tags`. With a cache, the trailing metadata `cache-status` say what it did.",
         "",
         "## Errors",
         "",

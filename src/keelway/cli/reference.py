@@ -58,6 +58,7 @@ _ANSWER_HEADERS: Final = (
         "`Keelway-Model-Version`, `Keelway-Model-Digest`",
         "The version that really answered, on the routes whose body has no place for it: MLflow, TensorFlow Serving.",
     ),
+    ("`Cache-Status`", "What the cache did for an answer, where there is one: RFC 9211."),
     ("`Retry-After`", "Seconds until it is worth asking again."),
 )
 
