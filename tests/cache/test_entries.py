@@ -102,10 +102,11 @@ def test_texts_of_any_kind_come_back_as_plain_ones(array: Array) -> None:
         [np.array([object()])],
         [np.array([1 + 2j])],
         [np.array(["2026-01-01"], "datetime64[D]")],
+        [np.ma.masked_array([1.0], [True])],
         np.zeros((1, 1)),
         object(),
     ],
-    ids=["two", "none", "a list", "null", "dict", "object", "complex", "date", "one array", "nothing"],
+    ids=["two", "none", "a list", "null", "dict", "object", "complex", "date", "masked", "one array", "nothing"],
 )
 def test_what_is_not_the_wanted_arrays_is_not_kept(outputs: Any) -> None:
     # A2

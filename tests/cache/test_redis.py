@@ -429,6 +429,8 @@ def test_closing_writes_what_is_under_way_and_waits_for_no_dead_redis(tmp_path: 
             began = time.perf_counter()
             await store.close()
             assert time.perf_counter() - began < LONG
+            store.keep(KEY, b"too late", 10.0, b"")
+            assert store._writing == set()
             server.answer_again()
 
     run(scenario())

@@ -71,7 +71,9 @@ def answered(outputs: Any, wanted: int, cost: float) -> Entry | None:
     kept: list[Array] = []
     size = _ENTRY_BYTES
     for array in outputs:
-        copy = _copied(np.asarray(array)) if isinstance(array, np.ndarray | np.generic) else None
+        # A subclass, such as a masked array, means more than its elements.
+        plain = type(array) is np.ndarray or isinstance(array, np.generic)
+        copy = _copied(np.asarray(array)) if plain else None
         if copy is None:
             return None
         copy.flags.writeable = False

@@ -76,6 +76,7 @@ class RedisStore:
         self._look = self._client.register_script(_LOOK)
         self._release = self._client.register_script(_RELEASE)
         self._writing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def look(self, key: bytes, lease: float, min_ttl: float = 0.0) -> Looked:
         """See ``CacheStore``. A value of more than ``max_value_bytes`` is none."""
@@ -97,7 +98,7 @@ class RedisStore:
         """See ``CacheStore``."""
         if value is not None and len(value) > self._max_value_bytes:
             value = None
-        if value is None and not token:
+        if self._is_closed or (value is None and not token):
             return
         if len(self._writing) >= _WRITES:
             self._noted("keep", "skipped")
@@ -108,6 +109,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Let the writes under way end, for as long as one may take."""
+        self._is_closed = True
         if self._writing:
             await asyncio.wait(self._writing, timeout=self._timeout)
         for task in self._writing:
