@@ -23,6 +23,7 @@ LAZY = frozenset(
         "catboost",
         "grpc",
         "httpx",
+        "PIL",
         "joblib",
         "lightgbm",
         "onnx",
@@ -33,6 +34,9 @@ LAZY = frozenset(
         "skl2onnx",
         "sklearn",
         "skops",
+        "tokenizers",
+        "torch",
+        "transformers",
         "xgboost",
     }
 )

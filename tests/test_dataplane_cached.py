@@ -18,7 +18,7 @@ from keelway.contract.binding import Binding
 from keelway.contract.constraints import Policy
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.dataplane import STAGE_SAMPLE, Answer
-from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed
+from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, RowsRefused
 from keelway.guard.validation import Validator
 from keelway.observe.metrics import STAGES
 from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot
@@ -220,6 +220,52 @@ def test_a_deterministic_refusal_is_answered_from_memory_and_counted_as_a_refusa
     assert line.outcomes() == {(*VERSION, "rest_v1", "INVALID_ARGUMENT"): 3}
     assert line.samples("ml_validation_failures_total") == {(*VERSION, "age"): 3}
     assert [record.cached for record in line.records()] == [False, True, True]
+
+
+def picky(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Refuses rows by itself, as a step that reads pictures does."""
+    refused = {
+        row: InvalidInput("is no picture", field="income", hint="send one")
+        for row, value in enumerate(inputs["input"][:, 1].tolist())
+        if value == 13
+    }
+    if refused:
+        raise RowsRefused.of(refused)
+    return scores(inputs)
+
+
+PICKED = (
+    b'{"instances": [[40, 1], [41, 13], [42, 2], [150, 1], [43, 13]]}',
+    b'{"instances": [[40, 1], [42, 2]]}',
+    b'{"instances": [[40, 13], [41, 13]]}',
+)
+ROWS = b'{"inputs": [{"name": "input", "shape": [2, 2], "datatype": "FP32", "data": [40, 1, 41, 13]}]}'
+
+
+@pytest.mark.parametrize("way", ["inline", "thread", "awaitable"])
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_rows_that_the_model_itself_refuses_are_refused_beside_the_others_each_time(way: str, at_once: int) -> None:
+    # A2 R2: never the answer to other rows than were asked for.
+    async def outcome(line: Line, body: bytes, **rest: Any) -> Any:
+        try:
+            answer = line.plane.infer(line.call(body, **rest))
+            return without_what_is_its_own(answer if isinstance(answer, Answer) else await answer)
+        except InvalidInput as error:
+            return type(error), error.message, error.field, error.hint
+
+    async def scenario(executor: Executor) -> None:
+        delay, thread = 0.001 * (way == "awaitable"), executor if way == "thread" else None
+        plain, cached = (Line(picky, delay=delay, executor=thread, permits=99, cache=on) for on in (None, ON))
+        for body in (*PICKED, PICKED[0], ROWS, PICKED[0], ROWS):
+            rest: dict[str, Any] = {"codec": OpenInferenceCodec()} if body is ROWS else {}
+            expected = await outcome(plain, body, **rest)
+            found = await asyncio.gather(*(outcome(cached, body, **rest) for _ in range(at_once)))
+            assert found == [expected] * at_once
+        assert len(cached.runtime.calls) < at_once * len(plain.runtime.calls)
+        await cached.assert_idle()
+
+    with one_worker() as executor:
+        run(scenario(executor))
 
 
 def test_a_models_failure_is_nobody_elses() -> None:

@@ -14,12 +14,15 @@ from typing import NoReturn
 
 import msgspec
 
+from keelway.batching.awaited import awaited
 from keelway.batching.policy import Outcome, Share
 from keelway.cache.answers import OWN_RUN, STATUS, AnswerCache, Seen
+from keelway.cache.entries import Entry
 from keelway.cache.flight import Flight
 from keelway.clock import Clock
-from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound
+from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound, RowsRefused
 from keelway.guard.admission import Admission
+from keelway.guard.validation import is_atomic, without_refused
 from keelway.observe.metrics import ServingMetrics, VersionMeters
 from keelway.observe.records import RecordRing
 from keelway.ports import Codec, Encoded
@@ -33,7 +36,6 @@ from keelway.types import (
     InferenceRequest,
     InferenceResponse,
     Principal,
-    RowRequest,
     Tensor,
     TensorRequest,
 )
@@ -135,14 +137,19 @@ class DataPlane:
             passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
             passage.wanted = wanted_outputs(request, version)
             self._mark(passage)
-            if self._cache is not None:
-                cached = self._cached(self._cache, passage, version, request, bound)
-                if cached is not None:
-                    return cached
-            batcher = version.batcher
-            if batcher is not None and bound.rows is not None and bound.rows < batcher.max_rows:
-                return self._shared(passage, version, request, bound, batcher)
-            outputs = self._run(passage, version, bound.inputs)
+            while True:
+                try:
+                    if self._cache is not None:
+                        cached = self._cached(self._cache, passage, version, request, bound)
+                        if cached is not None:
+                            return cached
+                    batcher = version.batcher
+                    if batcher is not None and bound.rows is not None and bound.rows < batcher.max_rows:
+                        return self._shared(passage, version, request, bound, batcher)
+                    outputs = self._run(passage, version, bound.inputs)
+                    break
+                except RowsRefused as refused:
+                    bound = self._without(passage, request, bound, refused)
             # Most runtimes answer with a list; asking the abstract class costs several times as much.
             if type(outputs) is not list and not isinstance(outputs, Sequence):
                 return self._later(passage, version, request, bound, outputs)
@@ -159,24 +166,17 @@ class DataPlane:
         bound: BoundRequest,
     ) -> Answer | Awaitable[Answer] | None:
         """The answer that needs no run, or may have to wait for another's. ``None``: run the model, as ever."""
-        key = cache.key(version, bound.inputs, passage.wanted, passage.call.principal.tenant)
-        if key is None:
-            passage.cache = "bypass"
-            self._mark(passage)
-            return None
-        entry = cache.recall(key)
-        if entry is not None:
+        found = cache.look(version, bound.inputs, passage.wanted, passage.call.principal.tenant)
+        if isinstance(found, Entry):
             passage.cache, passage.times = "hit", None
-            return self._finish(passage, version, request, bound, entry.result())
-        passage.cache = "miss"
-        passage.flight = cache.lead(key)
-        if passage.flight is not None:
-            self._mark(passage)
-            return None
-        passage.times = None
-        return self._later(
-            passage, version, request, bound, self._fetched(cache, cache.seen(key), passage, version, bound)
-        )
+            return self._finish(passage, version, request, bound, found.result())
+        passage.cache = "bypass" if found is None else "miss"
+        if isinstance(found, Seen):
+            passage.times = None
+            return self._later(passage, version, request, bound, self._fetched(cache, found, passage, version, bound))
+        passage.flight = found
+        self._mark(passage)
+        return None
 
     async def _fetched(
         self, cache: AnswerCache, seen: Seen, passage: _Passage, version: ServedVersion, bound: BoundRequest
@@ -192,21 +192,25 @@ class DataPlane:
         batcher = version.batcher
         if batcher is None or bound.rows is None or bound.rows >= batcher.max_rows:
             return self._run(passage, version, bound.inputs)
-        outputs: asyncio.Future[Sequence[Array]] = asyncio.get_running_loop().create_future()
-
-        def settle(outcome: Outcome, run_rows: int) -> None:
-            if run_rows:
-                self._meters_of(version).batch_size.observe(run_rows)
-            if outputs.done():
-                return
-            if not isinstance(outcome, Exception):
-                outputs.set_result(outcome)
-            else:  # no future takes a StopIteration
-                outputs.set_exception(RuntimeError() if isinstance(outcome, StopIteration) else outcome)
-
         passage.shares = True
-        batcher.submit(Share(bound.inputs, bound.rows, passage.wanted, settle, outputs.cancelled))
-        return outputs
+        ran = self._meters_of(version).batch_size.observe
+        return awaited(batcher.submit, bound.inputs, bound.rows, passage.wanted, ran)
+
+    def _without(
+        self, passage: _Passage, request: InferenceRequest, bound: BoundRequest, refused: RowsRefused
+    ) -> BoundRequest:
+        """As ``without_refused``; what comes now is the answer to another question than was asked of the cache."""
+        if self._cache is not None:
+            self._settle(passage, refused)
+            passage.cache, passage.times = passage.cache and "miss", None
+        passage.bound = without_refused(request, bound, refused)
+        return passage.bound
+
+    def _settle(self, passage: _Passage, error: KeelwayError | None) -> None:
+        """Tell those who wait for the run of this request that it came to nothing."""
+        flight, passage.flight = passage.flight, None
+        if flight is not None and self._cache is not None:
+            self._cache.crash(flight, error)
 
     def _shared(
         self,
@@ -247,6 +251,12 @@ class DataPlane:
             return version.runtime.run(inputs, passage.wanted)
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(version.executor, self._run_in_time, passage, version, inputs)
+
+    async def _run_later(
+        self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]
+    ) -> Sequence[Array]:
+        outputs = self._run(passage, version, inputs)
+        return outputs if isinstance(outputs, Sequence) else await outputs
 
     def _run_in_time(self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]) -> Sequence[Array]:
         """In a worker thread, once a slot is free: work whose caller's time is up is skipped."""
@@ -289,7 +299,13 @@ class DataPlane:
     ) -> Answer:
         try:
             async with asyncio.timeout(max(0.0, passage.call.deadline - self.clock.monotonic())) as timer:
-                arrays = await outputs
+                while True:
+                    try:
+                        arrays = await outputs
+                        break
+                    except RowsRefused as refused:
+                        bound = self._without(passage, request, bound, refused)
+                        outputs = asyncio.ensure_future(self._run_later(passage, version, bound.inputs))
             return self._finish(passage, version, request, bound, arrays)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -351,9 +367,8 @@ class DataPlane:
 
     def _observe(self, passage: _Passage, code: str, error: KeelwayError | None = None) -> None:
         """Metrics and the record of one request. Never raises, never waits."""
-        if passage.flight is not None and self._cache is not None:
-            flight, passage.flight = passage.flight, None
-            self._cache.crash(flight, error)
+        if passage.flight is not None:
+            self._settle(passage, error)
         call, version, bound = passage.call, passage.version, passage.bound
         duration = self.clock.monotonic() - passage.started
         meters = self._meters_of(version)
@@ -416,11 +431,6 @@ def target(call: InferenceCall, request: InferenceRequest) -> tuple[str, str | N
     if call.model or isinstance(request, ColumnRequest):
         return call.model, call.selector
     return request.model, request.selector
-
-
-def is_atomic(request: InferenceRequest) -> bool:
-    """Whether one bad row fails the whole request."""
-    return not isinstance(request, RowRequest) or request.atomic
 
 
 def wanted_outputs(request: InferenceRequest, version: ServedVersion) -> tuple[str, ...]:

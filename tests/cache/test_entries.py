@@ -23,6 +23,7 @@ from keelway.errors import (
     NotFound,
     Overloaded,
     PayloadTooLarge,
+    RowsRefused,
     Unavailable,
     Unsupported,
 )
@@ -133,6 +134,23 @@ def test_an_error_that_every_such_request_meets_is_kept_without_its_traceback(er
             kept.result()
         assert caught.value is not first
         assert (caught.value.field, caught.value.hint) == ("age", "say how old")
+
+
+def test_refused_rows_are_kept_row_by_row() -> None:
+    # A2 R2: others of the request can still be answered.
+    first = RowsRefused.of(
+        {3: InvalidInput("no", field="age"), 1: InvalidInput("neither", field="city", hint="write it")}
+    )
+    entry = refused(first, 0.5)
+    assert entry is not None
+    back = from_bytes(to_bytes(entry, KEY), KEY, 1)
+    for kept in (entry, back):
+        assert kept is not None
+        with pytest.raises(RowsRefused, match="row 1: neither") as caught:
+            kept.result()
+        found = {row: (one.message, one.field, one.hint) for row, one in caught.value.errors.items()}
+        assert found == {3: ("no", "age", None), 1: ("neither", "city", "write it")}
+    assert entry.size > refused(InvalidInput("no"), 0.5).size  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The cache stage: an answer that is kept is given again, and of equal requests at once one computes.
 
-``recall`` and ``lead`` wait for nothing: they are for a request that finds its answer in memory, or finds nothing and
-computes it. ``fetch`` is for all others: it waits for a request that is under way, asks the store that processes share,
-or makes an answer anew before it expires. The request line calls it; it knows no model, no format and no transport.
+``look`` waits for nothing: with it a request finds its answer in memory, or finds nothing and computes it as it would
+without a cache. ``fetch`` is for all others: it waits for a request that is under way, asks the store that processes
+share, or makes an answer anew before it expires. The request line calls it; it knows no model, no format and no
+transport.
 """
 
 from __future__ import annotations
@@ -92,6 +93,16 @@ class AnswerCache:
         self._flights: dict[bytes, Flight] = {}
         self._makers: dict[tuple[str, str, str, int], KeyMaker | None] = {}
 
+    def look(
+        self, version: Version, inputs: Mapping[str, Array], wanted: tuple[str, ...], tenant: str | None
+    ) -> Entry | Flight | Seen | None:
+        """The answer; or the flight whose leader the caller now is, so that it computes and then says ``land`` or
+        ``crash``, always; or how things stand, for ``fetch``. ``None``: not to be kept."""
+        key = self.key(version, inputs, wanted, tenant)
+        if key is None:
+            return None
+        return self.recall(key) or self.lead(key) or self.seen(key)
+
     def key(
         self, version: Version, inputs: Mapping[str, Array], wanted: tuple[str, ...], tenant: str | None
     ) -> bytes | None:
@@ -117,8 +128,7 @@ class AnswerCache:
         return kept.entry
 
     def lead(self, key: bytes) -> Flight | None:
-        """Begin to compute what ``recall`` did not find: the caller says ``land`` or ``crash`` afterwards, always.
-        ``None`` if it has to ``fetch`` instead."""
+        """Begin to compute what ``recall`` did not find. ``None`` if it has to be fetched instead."""
         if self._store is not None or key in self._flights or self._memory.get(key) is not None:
             return None
         return self._take_off(key)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import chain
 from sys import getsizeof
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from keelway.errors import ErrorCode, InvalidInput, KeelwayError, PayloadTooLarge, Unsupported
+from keelway.errors import ErrorCode, InvalidInput, KeelwayError, PayloadTooLarge, RowsRefused, Unsupported
 from keelway.types import NUMPY_DTYPES, Array, datatype_of
 
 #: Errors that the same request to the same version meets again, however often it is asked. What may pass (a model that
@@ -28,6 +29,7 @@ DETERMINISTIC: Final[dict[ErrorCode, type[KeelwayError]]] = {
 #: Bytes that an entry and each array take beside their data: measured, and rounded up.
 _ENTRY_BYTES: Final = 640
 _ARRAY_BYTES: Final = 192
+_ROW_BYTES: Final = 192
 _CHECKSUM_BYTES: Final = 16
 _FORM: Final = 1
 #: More axes than any model has; NumPy ends at 64.
@@ -42,8 +44,14 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     message: str
     field: str | None
     hint: str | None
+    rows: dict[int, tuple[str, str | None, str | None]] = {}
 
     def error(self) -> KeelwayError:
+        """A new one each time. With ``rows`` (message, field and hint of each row refused) others can be answered."""
+        if self.rows:
+            return RowsRefused.of(
+                {row: InvalidInput(text, field=field, hint=hint) for row, (text, field, hint) in self.rows.items()}
+            )
         return DETERMINISTIC[self.code](self.message, field=self.field, hint=self.hint)
 
 
@@ -88,10 +96,10 @@ def refused(error: Exception, cost: float) -> Entry | None:
     """An entry that refuses as ``error`` does; ``None`` if another run might not."""
     if not isinstance(error, KeelwayError) or error.code not in DETERMINISTIC or error.retry_after is not None:
         return None
-    texts = (error.message, error.field or "", error.hint or "")
-    return Entry(
-        (), Refusal(error.code, error.message, error.field, error.hint), cost, _ENTRY_BYTES + sum(map(getsizeof, texts))
-    )
+    rows = {row: (one.message, one.field, one.hint) for row, one in getattr(error, "errors", {}).items()}
+    texts = (error.message, error.field, error.hint, *chain.from_iterable(rows.values()))
+    size = _ENTRY_BYTES + sum(map(getsizeof, texts)) + _ROW_BYTES * len(rows)
+    return Entry((), Refusal(error.code, error.message, error.field, error.hint, rows), cost, size)
 
 
 class _Tensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
