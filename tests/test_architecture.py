@@ -29,6 +29,7 @@ LAZY = frozenset(
         "onnx",
         "pandas",
         "pyarrow",
+        "redis",
         "scipy",
         "skl2onnx",
         "sklearn",
