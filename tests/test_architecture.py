@@ -19,6 +19,7 @@ PARAMETRISED = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.re
 #: Libraries of the extras, or slow to import: only inside functions.
 LAZY = frozenset(
     {
+        "ai_edge_litert",
         "alembic",
         "catboost",
         "grpc",
