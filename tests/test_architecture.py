@@ -23,8 +23,10 @@ LAZY = frozenset(
         "alembic",
         "catboost",
         "grpc",
+        "h5py",
         "httpx",
         "joblib",
+        "keras",
         "lightgbm",
         "onnx",
         "pandas",
@@ -33,6 +35,8 @@ LAZY = frozenset(
         "skl2onnx",
         "sklearn",
         "skops",
+        "tensorflow",
+        "tf2onnx",
         "xgboost",
     }
 )
