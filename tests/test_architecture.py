@@ -37,6 +37,8 @@ LAZY = frozenset(
         "skops",
         "tensorflow",
         "tf2onnx",
+        "torch",
+        "transformers",
         "xgboost",
     }
 )

@@ -23,7 +23,7 @@ from keelway.publish.boosters.model import BoosterModel
 from keelway.publish.convert import translate
 from keelway.publish.convert.graph import NotTranslated
 from keelway.publish.exchange import Candidate, EstimatorRequest, EstimatorResult
-from keelway.publish.opening import describe, feature_columns, open_estimator
+from keelway.publish.opening import check_estimator, describe, feature_columns, open_estimator
 from keelway.publish.original import Original, nodes_of
 from keelway.publish.perturb import NODES, Perturbation
 from keelway.publish.proof import Comparison, compare, spread
@@ -41,10 +41,13 @@ _TASKS: Final[dict[translate.Kind, Task]] = {
 }
 
 
-def ask_estimator(request: EstimatorRequest, folder: Path) -> EstimatorResult:
-    """Open, ask, convert; leave the rows, the original's answers and the candidates in ``folder``."""
+def ask_estimator(request: EstimatorRequest, folder: Path, made: Any = None) -> EstimatorResult:
+    """Open, ask, convert; leave the rows, the original's answers and the candidates in ``folder``.
+
+    ``made`` is the model itself, where a factory made it.
+    """
     sample = Rows.load(folder / exchange.SAMPLE)
-    subject = _opened(request, sample)
+    subject = _opened(request, sample, made)
     original = subject.original
     known = {feature.name: feature for feature in request.features}
     features = tuple(known[column] for column in original.columns)
@@ -81,11 +84,15 @@ def ask_estimator(request: EstimatorRequest, folder: Path) -> EstimatorResult:
     return keep(subject.model, result, features, rows, answered, scale, folder)
 
 
-def _opened(request: EstimatorRequest, sample: Rows) -> Subject:
+def _opened(request: EstimatorRequest, sample: Rows, made: Any) -> Subject:
     """The model in the file, as it was: a booster by itself, or a scikit-learn estimator, a pipeline included."""
     path = Path(request.file)
     saved_with = ""
-    if request.format == "pickle" or request.format == "skops":
+    if request.format == "factory":
+        estimator = made
+        check_estimator(estimator)
+        booster = boosters.of_object(estimator)
+    elif request.format == "pickle" or request.format == "skops":
         estimator, saved_with = open_estimator(path, request.format, request.trusted_types)
         booster = boosters.of_object(estimator)
     else:

@@ -16,7 +16,7 @@ from keelway.contract.baseline import Baseline
 from keelway.contract.signature import ModelSignature
 from keelway.publish.proof import Comparison
 
-Kept = Literal["onnx", "skops", "boosters", "python"]
+Kept = Literal["onnx", "litert", "skops", "boosters", "torch", "python"]
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,7 +97,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     except msgspec.ValidationError:  # another kind of report, a pipeline's for one
         return [f"kept as {report['format']}"] if "format" in report else []
     what = f"{found.source}: {found.estimator}" if found.estimator else found.source
-    kept = f"{found.framework}'s own format" if found.format == "boosters" else found.format
+    kept = f"{found.framework}'s own format" if found.format in ("boosters", "torch") else found.format
     lines = [what, f"kept as {kept}: {found.reason}", *_proof_lines(found)]
     if found.speedup is not None:
         ratio = f"{found.speedup:,.1f} times {'faster' if found.speedup > 1 else 'as fast'}"
