@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,15 +35,16 @@ _INHERITED: Final = (
 TIME_LIMIT: Final = 1_800.0
 
 
-def run_apart(workspace: Path, limit: float = TIME_LIMIT) -> None:
-    """Run ``keelway.publish.child`` on the request in ``workspace`` and wait.
+def run_apart(workspace: Path, limit: float = TIME_LIMIT, command: Sequence[str] | None = None) -> None:
+    """Run ``keelway.publish.child`` on the request in ``workspace``, or ``command``, and wait.
 
     Raises the child's own ``KeelwayError`` if it left one, ``DeadlineExceeded`` after ``limit`` seconds, and
     ``FailedPrecondition`` if the process ended without an answer.
     """
-    process = subprocess.Popen(  # noqa: S603 - the interpreter and this package, no shell
-        # -P: the folder it starts in is not searched for modules, since foreign code may write there.
-        [sys.executable, "-P", "-m", "keelway.publish.child", str(workspace)],
+    # -P: the folder it starts in is not searched for modules, since foreign code may write there.
+    own = [sys.executable, "-P", "-m", "keelway.publish.child", str(workspace)]
+    process = subprocess.Popen(  # noqa: S603 - an interpreter and a file of this package, no shell
+        own if command is None else command,
         cwd=workspace,
         env=environment(workspace),
         stdin=subprocess.DEVNULL,

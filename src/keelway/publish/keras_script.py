@@ -233,13 +233,14 @@ def convert(original: Original, folder: Path) -> dict[str, Any]:
     unanswered = ask(original, batches, folder)
     first = batches[0][1]
     way, micros = fastest(original, [first[entry["name"]][:1] for entry in original.inputs])
+    frozen = Frozen(original)
     return {
         "unanswered": unanswered,
         "called": way,
         "micros": micros,
         "candidates": [
-            candidate("litert", "model.tflite", lambda path: to_litert(original, path, folder), folder),
-            candidate("onnx", "model.onnx", lambda path: to_onnx(original, path), folder),
+            candidate("litert", "model.tflite", lambda path: to_litert(frozen, path), folder),
+            candidate("onnx", "model.onnx", lambda path: to_onnx(frozen, path), folder),
         ],
     }
 
@@ -323,52 +324,60 @@ def candidate(runtime: str, file: str, make: Callable[[Path], None], folder: Pat
     return {"runtime": runtime, "file": file, "said": ""}
 
 
-def traced(original: Original) -> Any:
-    """A function of TensorFlow that answers every output under its name."""
-    import tensorflow as tf
+class Frozen:
+    """The model as a function of TensorFlow whose weights and other constants are in its graph.
 
-    names = [entry["name"] for entry in original.outputs]
+    Both converters are given it. From a SavedModel with variables LiteRT makes a file whose variables nobody fills, and
+    from a function tf2onnx, and so Keras's own export, takes the constants of a Normalization layer for inputs.
+    """
+
+    def __init__(self, original: Original) -> None:
+        import tensorflow as tf
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        #: TensorFlow sorts the outputs by name.
+        self.outputs = sorted(entry["name"] for entry in original.outputs)
+        self.inputs = [entry["name"] for entry in original.inputs]
+        self.signature = [
+            tf.TensorSpec([None if size == -1 else size for size in entry["shape"]], entry["dtype"], name=entry["name"])
+            for entry in original.inputs
+        ]
+        names = [entry["name"] for entry in original.outputs]
+
+        def serve(*arrays: Any) -> dict[str, Any]:
+            return {name: tf.identity(output) for name, output in zip(names, original.call(arrays), strict=True)}
+
+        concrete = tf.function(serve, input_signature=self.signature, autograph=False).get_concrete_function()
+        self.function = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+
+
+def to_litert(frozen: Frozen, path: Path) -> None:
+    import tensorflow as tf
 
     def serve(*arrays: Any) -> dict[str, Any]:
-        return {name: tf.identity(output) for name, output in zip(names, original.call(arrays), strict=True)}
-
-    signature = [
-        tf.TensorSpec([None if size == -1 else size for size in entry["shape"]], entry["dtype"], name=entry["name"])
-        for entry in original.inputs
-    ]
-    return tf.function(serve, input_signature=signature, autograph=False)
-
-
-def to_litert(original: Original, path: Path, folder: Path) -> None:
-    import tensorflow as tf
+        return dict(zip(frozen.outputs, frozen.function(*arrays), strict=True))
 
     module = tf.Module()
-    module.model = original.model
-    module.serve = traced(original)
-    saved = folder / "saved_model"
+    module.serve = tf.function(serve, input_signature=frozen.signature, autograph=False)
+    saved = path.with_name("saved_model")
     tf.saved_model.save(module, str(saved), signatures={"serving_default": module.serve.get_concrete_function()})
     path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(saved)).convert())
 
 
-def to_onnx(original: Original, path: Path) -> None:
-    """By tf2onnx, from a graph whose constants are in it: from the function itself, and so from Keras's own export, it
-    takes the constants of a Normalization layer for inputs of the model."""
+def to_onnx(frozen: Frozen, path: Path) -> None:
     import numpy as np
 
     if not hasattr(np, "object"):
         np.object = object  # type: ignore[attr-defined]  # tf2onnx asks for it by its name of NumPy 1
     import tf2onnx
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    concrete = traced(original).get_concrete_function()
-    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
-    names = {tensor.name: entry["name"] for tensor, entry in zip(frozen.inputs, original.inputs, strict=True)}
-    answers = sorted(concrete.structured_outputs)  # as TensorFlow flattens a mapping
-    names.update({tensor.name: name for tensor, name in zip(frozen.outputs, answers, strict=True)})
+    inputs = [tensor.name for tensor in frozen.function.inputs]
+    outputs = [tensor.name for tensor in frozen.function.outputs]
+    names = dict(zip([*inputs, *outputs], [*frozen.inputs, *frozen.outputs], strict=True))
     tf2onnx.convert.from_graph_def(
-        frozen.graph.as_graph_def(),
-        input_names=[tensor.name for tensor in frozen.inputs],
-        output_names=[tensor.name for tensor in frozen.outputs],
+        frozen.function.graph.as_graph_def(),
+        input_names=inputs,
+        output_names=outputs,
         tensors_to_rename=names,
         output_path=str(path),
     )

@@ -47,6 +47,12 @@ class LiteRTRuntime:
         inputs, outputs = named
         self.inputs = tuple(_spec(name, details) for name, details in inputs.items())
         self.outputs = tuple(_spec(name, details) for name, details in outputs.items())
+        #: Scale and zero point of each tensor that holds integers for numbers, by its name.
+        self.quantised: dict[str, tuple[float, int]] = {
+            name: (float(details["quantization"][0]), int(details["quantization"][1]))
+            for name, details in (*inputs.items(), *outputs.items())
+            if details["quantization"][0]
+        }
         self._places = tuple((name, int(details["index"])) for name, details in inputs.items())
         self._results = {name: int(details["index"]) for name, details in outputs.items()}
         self._texts = frozenset(spec.name for spec in self.inputs if spec.datatype == "BYTES")
