@@ -15,8 +15,9 @@ import msgspec
 
 from keelway.batching.policy import Outcome, Share
 from keelway.clock import Clock
-from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound
+from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound, RowsRefused
 from keelway.guard.admission import Admission
+from keelway.guard.validation import without_rows
 from keelway.observe.metrics import ServingMetrics, VersionMeters
 from keelway.observe.records import RecordRing
 from keelway.ports import Codec, Encoded
@@ -129,7 +130,12 @@ class DataPlane:
             batcher = version.batcher
             if batcher is not None and bound.rows is not None and bound.rows < batcher.max_rows:
                 return self._shared(passage, version, request, bound, batcher)
-            outputs = self._run(passage, version, bound.inputs)
+            while True:
+                try:
+                    outputs = self._run(passage, version, bound.inputs)
+                    break
+                except RowsRefused as refused:
+                    passage.bound = bound = without_refused(request, bound, refused)
             # Most runtimes answer with a list; asking the abstract class costs several times as much.
             if type(outputs) is not list and not isinstance(outputs, Sequence):
                 return self._later(passage, version, request, bound, outputs)
@@ -177,6 +183,12 @@ class DataPlane:
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(version.executor, self._run_in_time, passage, version, inputs)
 
+    async def _run_later(
+        self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]
+    ) -> Sequence[Array]:
+        outputs = self._run(passage, version, inputs)
+        return outputs if isinstance(outputs, Sequence) else await outputs
+
     def _run_in_time(self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]) -> Sequence[Array]:
         """In a worker thread, once a slot is free: work whose caller's time is up is skipped."""
         waited = self.clock.monotonic()
@@ -218,7 +230,13 @@ class DataPlane:
     ) -> Answer:
         try:
             async with asyncio.timeout(max(0.0, passage.call.deadline - self.clock.monotonic())) as timer:
-                arrays = await outputs
+                while True:
+                    try:
+                        arrays = await outputs
+                        break
+                    except RowsRefused as refused:
+                        passage.bound = bound = without_refused(request, bound, refused)
+                        outputs = asyncio.ensure_future(self._run_later(passage, version, bound.inputs))
             return self._finish(passage, version, request, bound, arrays)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -341,6 +359,14 @@ def target(call: InferenceCall, request: InferenceRequest) -> tuple[str, str | N
 def is_atomic(request: InferenceRequest) -> bool:
     """Whether one bad row fails the whole request."""
     return not isinstance(request, RowRequest) or request.atomic
+
+
+def without_refused(request: InferenceRequest, bound: BoundRequest, refused: RowsRefused) -> BoundRequest:
+    """``bound`` less the rows that the model itself refuses, so that it can answer the others. Raises ``InvalidInput``
+    if the request is atomic or none is left."""
+    if is_atomic(request) or bound.rows is None:
+        raise refused
+    return without_rows(bound, refused.errors)
 
 
 def wanted_outputs(request: InferenceRequest, version: ServedVersion) -> tuple[str, ...]:

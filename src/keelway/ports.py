@@ -31,6 +31,13 @@ class Runtime(Protocol):
     def close(self) -> None: ...
 
 
+class Exemplary(Protocol):
+    """A ``Runtime`` that would refuse the zeros and empty texts of a warm-up, and says what a row looks like instead:
+    one for each of the inputs it names, batch axis included."""
+
+    examples: Mapping[str, Array]
+
+
 class RuntimeOptions(NamedTuple):
     """What the operator, not the model, decides about a runtime.
 

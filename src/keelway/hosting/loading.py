@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def load_version(
     opened = source.open(release, runtime_options(runtime))
     try:
         signature = opened.manifest.signature
-        inputs = example_inputs(signature, release.baseline)
+        inputs = example_inputs(signature, release.baseline) | dict(getattr(opened.runtime, "examples", {}))
         seconds, waits = warm_up(opened.runtime, inputs, [spec.name for spec in signature.outputs], clock)
         executor = None if waits else _executor(seconds, runtime, release.name, opened.runtime)
         names = [spec.name for spec in signature.outputs]
@@ -184,12 +185,14 @@ def example_row(signature: ModelSignature, inputs: Mapping[str, Array]) -> dict[
             row |= zip(spec.columns, map(_readable, array.tolist()), strict=True)
         else:
             feature = next(feature for feature in signature.features if feature.name == spec.name)
-            row[spec.name] = array.tolist() if feature.shape else array.reshape(-1).tolist()[0]
+            row[spec.name] = array.tolist() if feature.shape else _readable(array.reshape(-1).tolist()[0])
     return row
 
 
 def _readable(value: Any) -> Any:
-    """Six digits of a number: what float32 made of 5.8 is no example to read."""
+    """Bytes as rows carry them, and six digits of a number: what float32 made of 5.8 is no example to read."""
+    if isinstance(value, bytes):
+        return {"b64": b64encode(value).decode()}
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

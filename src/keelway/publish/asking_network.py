@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from keelway.errors import InvalidInput, KeelwayError, ModelFailed
+from keelway.errors import ConversionRefused, InvalidInput, KeelwayError, ModelFailed
 from keelway.ports import RuntimeOptions
 from keelway.publish import exchange
 from keelway.publish.examples import SAMPLE_KIND, Batch, batches, check_examples, chosen, load_batches, save_batches
@@ -55,7 +55,8 @@ def ask_network(
     arrays = chosen(network.named(examples))
     check_examples(arrays)
     made = batches(arrays, network.free, network.size)
-    answers = [_answer(network, batch) for batch in made]
+    answers = [_answer(network, batch, len(made[0])) for batch in made]
+    _check_again(network, made[0], answers[0])
     outputs = _outputs(network, made, answers)
     save_batches(folder / exchange.EXAMPLES, made)
     save_batches(folder / exchange.ANSWERS, [Batch(b.kind, a) for b, a in zip(made, answers, strict=True)])
@@ -90,7 +91,8 @@ def ask_network(
     return _kept(network, exported.program, result, made, answers, folder)
 
 
-def _answer(network: TorchNetwork, batch: Batch) -> Outputs:
+def _answer(network: TorchNetwork, batch: Batch, first: int) -> Outputs:
+    """What the network answers to ``batch``; the first one, of the sample itself, had ``first`` examples."""
     try:
         return network.ask(batch.arrays)
     except KeelwayError:
@@ -103,11 +105,28 @@ def _answer(network: TorchNetwork, batch: Batch) -> Outputs:
                 field="sample",
                 hint="axis 0 counts the examples; the other axes, the datatypes and the names must be what it takes",
             ) from error
+        if len(batch) != first:
+            raise ConversionRefused(
+                f"{network.description} answers {first} examples and raises {type(error).__name__} on {len(batch)}",
+                field="file",
+                hint="use x.shape[0] instead of a number where it reshapes; or export it yourself for that one shape "
+                "and push the .pt2 file",
+            ) from error
         raise ModelFailed(
-            f"the network answers the sample and raises {type(error).__name__} on {batch.kind} of it",
+            f"the network answers the sample and raises {type(error).__name__} on examples made from it ({batch.kind})",
             field="sample",
-            hint="let it take any number of examples, and any values of the kind of the sample's",
+            hint="let it take any values of the kind of the sample's; give a larger sample if its numbers are ids",
         ) from error
+
+
+def _check_again(network: TorchNetwork, batch: Batch, answer: Outputs) -> None:
+    again = network.ask(batch.arrays)
+    if any(not np.allclose(answer[name], again[name], equal_nan=True) for name in answer):
+        raise ConversionRefused(
+            f"{network.description} answers the same examples differently when it is asked again",
+            field="file",
+            hint="switch off what is random, and take and answer as tensors what it remembers",
+        )
 
 
 def _for_export(arrays: Mapping[str, Array], size: int | None) -> Mapping[str, Array]:

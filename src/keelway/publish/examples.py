@@ -6,6 +6,7 @@ one. Axis 0 counts the examples. Files are .npz without pickles, since they cros
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +56,12 @@ def read_arrays(path: Path) -> dict[str, Array]:
     Raises ``NotFound``, and ``InvalidInput`` unless they are numbers or booleans with the same number of examples.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {_ONLY: loaded}
-        else:
-            with loaded:
-                arrays = dict(loaded)
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {_ONLY: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except FileNotFoundError:
         raise NotFound(f"there is no file {path.name}", field="sample") from None
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InvalidInput(
             f"{path.name} holds no arrays that can be read", field="sample", hint="save them with numpy.savez"
         ) from error
@@ -156,8 +154,10 @@ def _varied(arrays: Mapping[str, Array], random: np.random.Generator) -> Iterabl
 
 def _noisy(array: Array, random: np.random.Generator) -> Array:
     if array.dtype.kind == "f":
-        spread = float(np.nanstd(array)) or 1.0
-        return (array + random.normal(0, 0.1 * spread, array.shape)).astype(array.dtype)
+        finite = array[np.isfinite(array)].astype(np.float64)
+        spread = float(finite.std()) if len(finite) else 0.0
+        with np.errstate(over="ignore"):
+            return (array + random.normal(0, 0.1 * (spread or 1.0), array.shape)).astype(array.dtype)
     if array.dtype == np.uint8:
         moved: Array = np.clip(array.astype(np.int16) + random.integers(-16, 17, array.shape), 0, 255).astype(np.uint8)
         return moved
@@ -171,7 +171,8 @@ def _zeros(array: Array) -> Array:
 
 def _large(array: Array) -> Array:
     if array.dtype.kind == "f":
-        return (array * 10).astype(array.dtype)
+        with np.errstate(over="ignore"):
+            return (array * 10).astype(array.dtype)
     return np.full_like(array, 255 if array.dtype == np.uint8 else array.max())
 
 

@@ -79,6 +79,5 @@ def _differences(expected: Array, found: Array, scale: float) -> Array:
     left, right = expected.astype(np.float64), found.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.abs(left - right) / np.maximum(np.abs(left), scale)
-    difference[(left == right) | (np.isnan(left) & np.isnan(right))] = 0.0
-    difference[np.isnan(difference)] = np.inf
-    return difference
+    difference = np.where((left == right) | (np.isnan(left) & np.isnan(right)), 0.0, difference)
+    return np.where(np.isnan(difference), np.inf, difference)
