@@ -10,7 +10,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-#: Open Inference Protocol datatype -> element type of the file.
+#: Open Inference Protocol datatype, or the handle of a variable -> element type of the file.
 ELEMENTS: Mapping[str, int] = {
     "BOOL": schema.TensorType.BOOL,
     "UINT8": schema.TensorType.UINT8,
@@ -25,6 +25,7 @@ ELEMENTS: Mapping[str, int] = {
     "FP32": schema.TensorType.FLOAT32,
     "FP64": schema.TensorType.FLOAT64,
     "BYTES": schema.TensorType.STRING,
+    "RESOURCE": schema.TensorType.RESOURCE,
 }
 
 

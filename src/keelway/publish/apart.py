@@ -43,15 +43,7 @@ def run_apart(workspace: Path, limit: float = TIME_LIMIT, command: Sequence[str]
     """
     # -P: the folder it starts in is not searched for modules, since foreign code may write there.
     own = [sys.executable, "-P", "-m", "keelway.publish.child", str(workspace)]
-    process = subprocess.Popen(  # noqa: S603 - an interpreter and a file of this package, no shell
-        own if command is None else command,
-        cwd=workspace,
-        env=environment(workspace),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = _started(own if command is None else command, workspace)
     try:
         status = process.wait(limit)
     except subprocess.TimeoutExpired:
@@ -69,6 +61,23 @@ def run_apart(workspace: Path, limit: float = TIME_LIMIT, command: Sequence[str]
             f"the process that opened the file ended {how}",
             hint="the file may be damaged, or need more memory than there is",
         )
+
+
+def _started(command: Sequence[str], workspace: Path) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603 - an interpreter and a file of this package, no shell
+            command,
+            cwd=workspace,
+            env=environment(workspace),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise FailedPrecondition(
+            f"{Path(command[0]).name} cannot be started: {error.strerror}", hint="name a Python that runs here"
+        ) from error
 
 
 def environment(workspace: Path) -> dict[str, str]:

@@ -191,6 +191,10 @@ def unopened(error: CorruptArtifact, said: str, trusted: bool) -> KeelwayError:
             field="file",
             hint=_EXPORT,
         )
+    if "No model config found" in said:
+        return InvalidInput(
+            "the file holds weights without a model", field="file", hint="save the model: model.save('model.keras')"
+        )
     if _CODE.search(said) and not trusted:
         return UntrustedArtifact(
             "the model has a Lambda layer, or another piece of Python code in it",

@@ -121,6 +121,14 @@ def _tried(runtime: LiteRTRuntime, signature: ModelSignature, given: Mapping[str
         count = len(next(iter(given.values())))
         if any(array.shape[:1] != (count,) for array in answered):
             raise InvalidInput(several, field="sample", hint=hint)
+        first = answered
+    floats = [array for array in first if array.dtype.kind == "f"]
+    if floats and all(np.isnan(array).all() for array in floats):
+        raise InvalidInput(
+            "the model answers NaN to every example of the sample",
+            field="file",
+            hint="its weights may be variables that nobody fills: convert it with the weights as constants",
+        )
     return micros(lambda: runtime.run(one, names))
 
 
