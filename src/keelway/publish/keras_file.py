@@ -43,7 +43,10 @@ _MAKE_ONE: Final = (
     "make an environment for it, python3 -m venv keras-env && keras-env/bin/pip install tensorflow-cpu tf2onnx, "
     "then say --python keras-env/bin/python"
 )
-_EXPORT: Final = "export it where the code is, model.export('model.onnx', format='onnx'), and push that"
+_EXPORT: Final = (
+    "if it is your own, export the model where its code is, model.export('model.onnx', format='onnx'), and push that; "
+    "if it is Keras's, save the model as .keras"
+)
 
 #: What Keras says of a class that it does not know, of code in a file, and what TensorFlow says of operators.
 _FOREIGN: Final = re.compile(r"Could not locate (?:class|function) '([^']+)'|Unknown (?:layer|object): '?([\w>]+)'?")
@@ -187,7 +190,7 @@ def unopened(error: CorruptArtifact, said: str, trusted: bool) -> KeelwayError:
     if foreign is not None:
         name = (foreign[1] or foreign[2]).rpartition(">")[2]
         return InvalidInput(
-            f"the model uses '{name}', which is not Keras's own, and the file does not hold its code",
+            f"the model uses '{name}', which Keras does not find, and whose code the file does not hold",
             field="file",
             hint=_EXPORT,
         )

@@ -375,12 +375,28 @@ def to_onnx(frozen: Frozen, path: Path) -> None:
     outputs = [tensor.name for tensor in frozen.function.outputs]
     names = dict(zip([*inputs, *outputs], [*frozen.inputs, *frozen.outputs], strict=True))
     tf2onnx.convert.from_graph_def(
-        frozen.function.graph.as_graph_def(),
+        without_erfc(frozen.function.graph.as_graph_def()),
         input_names=inputs,
         output_names=outputs,
         tensors_to_rename=names,
         output_path=str(path),
     )
+
+
+def without_erfc(graph: Any) -> Any:
+    """``graph`` with 1 - Erf for every Erfc, which ONNX does not have: TensorFlow's exact GELU is made of it."""
+    import tensorflow as tf
+
+    for node in [node for node in graph.node if node.op == "Erfc"]:
+        one, erf = graph.node.add(), graph.node.add()
+        one.name, one.op, one.attr["dtype"].type = f"{node.name}/one", "Const", node.attr["T"].type
+        one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1, tf.dtypes.as_dtype(node.attr["T"].type)))
+        erf.CopyFrom(node)
+        erf.name, erf.op = f"{node.name}/erf", "Erf"
+        node.op = "Sub"
+        del node.input[:]
+        node.input.extend([one.name, erf.name])
+    return graph
 
 
 if __name__ == "__main__":
