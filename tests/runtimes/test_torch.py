@@ -1,4 +1,4 @@
-"""PyTorch programs served: only where their digest is allowed, never with pickles in them, and answering like PyTorch."""
+"""PyTorch programs served: only where their digest is allowed, never with pickles in them, with PyTorch's answers."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def _steps(registry: Registry, blobs: BlobStore, pipeline: Manifest) -> list[dic
         member = read_manifest(blobs, step["model_digest"])
         own = member.runtime in STEP_RUNTIMES
         known = {"options": member.options} if own else {"models": versions.get(step["model_digest"], [])}
-        what = describe_step(member) if own else ", ".join(known["models"]) or "a model that is no version here"
+        what = describe_step(member) if own else ", ".join(known["models"]) or f"a model of its own, {member.runtime}"
         files = msgspec.to_builtins(member.files)
         steps.append({**step, "runtime": member.runtime, "what": what, **known, "files": files})
     return steps

@@ -44,17 +44,23 @@ def given_examples(folder: Path) -> Mapping[str, Array]:
 
 
 def ask_network(
-    model: Any, examples: Mapping[str, Array], free: Mapping[str, Sequence[int]], tolerance: float, folder: Path
+    model: Any,
+    examples: Mapping[str, Array],
+    free: Mapping[str, Sequence[int]],
+    tolerance: float,
+    folder: Path,
+    made: Sequence[Batch] | None = None,
 ) -> NetworkResult:
     """Ask ``model``, a module or an exported program, and convert it; the batches and answers are left in ``folder``.
 
-    ``free`` are the axes beside the batch's whose length may vary, by input. Raises ``KeelwayError`` if it cannot be
-    asked, exported or kept.
+    ``free`` are the axes beside the batch's whose length may vary, by input. ``made`` are the batches of the proof, if
+    the caller knows better than to vary the examples, as with tokens and their mask. Raises ``KeelwayError`` if it
+    cannot be asked, exported or kept.
     """
     network = TorchNetwork(model, examples, free)
     arrays = chosen(network.named(examples))
     check_examples(arrays)
-    made = batches(arrays, network.free, network.size)
+    made = batches(arrays, network.free, network.size) if made is None else made
     answers = [_answer(network, batch, len(made[0])) for batch in made]
     _check_again(network, made[0], answers[0])
     outputs = _outputs(network, made, answers)

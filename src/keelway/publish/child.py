@@ -14,6 +14,7 @@ import msgspec
 from keelway.errors import FailedPrecondition, KeelwayError
 from keelway.publish import exchange
 from keelway.publish.exchange import (
+    EncoderRequest,
     EstimatorRequest,
     FactoryRequest,
     NetworkRequest,
@@ -22,7 +23,7 @@ from keelway.publish.exchange import (
     write,
 )
 
-_Request = EstimatorRequest | NetworkRequest | FactoryRequest | PythonRequest
+_Request = EstimatorRequest | NetworkRequest | EncoderRequest | FactoryRequest | PythonRequest
 
 
 def main(folder: Path) -> int:
@@ -36,6 +37,10 @@ def main(folder: Path) -> int:
             from keelway.publish.asking_network import ask_file
 
             write(folder, exchange.RESULT, ask_file(request, folder))
+        elif isinstance(request, EncoderRequest):
+            from keelway.publish.text_encoder import ask_encoder
+
+            write(folder, exchange.RESULT, ask_encoder(request, folder))
         elif isinstance(request, FactoryRequest):
             from keelway.publish.factory import ask_factory
 

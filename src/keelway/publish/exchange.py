@@ -17,6 +17,7 @@ from keelway.errors import CorruptArtifact, KeelwayError
 from keelway.publish.proof import Comparison
 from keelway.runtimes.boosters import BoosterOptions
 from keelway.runtimes.skops import Given
+from keelway.runtimes.tokens import TokensOptions
 from keelway.types import TensorSpec
 
 REQUEST: Final = "request.json"
@@ -65,6 +66,24 @@ class NetworkRequest(msgspec.Struct, frozen=True, tag="network"):
 
     file: str
     format: Literal["program", "module"]
+    tolerance: float
+
+
+class Pooling(msgspec.Struct, frozen=True):
+    """How the states of a text's tokens become its embedding, and whether that has the length 1 then."""
+
+    how: Literal["mean", "cls", "max"]
+    normalized: bool
+
+
+class EncoderRequest(msgspec.Struct, frozen=True, tag="encoder"):
+    """Build the text encoder in ``folder``, whose weights are a pickle if ``pickled``, ask and convert it. ``SAMPLE``
+    holds texts, if it is there."""
+
+    folder: str
+    tokens: TokensOptions
+    pooling: Pooling
+    pickled: bool
     tolerance: float
 
 

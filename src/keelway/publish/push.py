@@ -16,6 +16,7 @@ from keelway.contract.sample import read_sample, split_target
 from keelway.errors import FailedPrecondition, InvalidInput, UntrustedArtifact
 from keelway.publish.exchange import FileFormat
 from keelway.publish.report import Prepared
+from keelway.publish.text_encoder import is_encoder, prepare_encoder
 from keelway.runtimes.boosters import EXTRAS, NAMES
 from keelway.runtimes.torch import EXTRA_HINT
 
@@ -52,6 +53,17 @@ def prepare(
     nor kept, ``FailedPrecondition`` if a library is missing; all with a hint.
     """
     form = detect(file)
+    if form is Format.FOLDER and is_encoder(file):
+        require_encoder_libraries()
+        table = read_sample(sample) if isinstance(sample, Path) else sample
+        return prepare_encoder(
+            file,
+            without_target(table, target),
+            trust_pickle=trust_pickle,
+            tolerance=tolerance,
+            workspace=workspace,
+            progress=progress,
+        )
     if form in _NETWORKS:
         _require_consent(trust_pickle, f"{describe(file)} may run code when it is opened")
         require_libraries(form)
@@ -130,7 +142,7 @@ _FORMATS = (
 )
 _SAVE_AGAIN = "load it with XGBoost 3.0 or older and save it as JSON: booster.save_model('model.json')"
 _HINTS = {
-    Format.FOLDER: "push one file: an ONNX file, a pickled or skops model, or a .py file",
+    Format.FOLDER: "push one file, or a folder that save_pretrained() of transformers wrote, with its config.json",
     Format.ZIP: "unpack it and push the model inside",
     Format.TAR: "unpack it and push the model inside",
     Format.PYTHON: "a Python class must be in a file whose name ends with .py",
@@ -142,6 +154,17 @@ _OLD: Final = {
     "an XGBoost model in its old binary form": _SAVE_AGAIN,
     "a dump of a LightGBM model, which cannot be loaded again": "save it with booster.save_model('model.txt')",
 }
+
+
+def require_encoder_libraries() -> None:
+    """As ``require_libraries``, for folders of text encoders."""
+    _require_modules("text encoders", ("torch", "onnxscript", "onnx", "transformers", "tokenizers"))
+
+
+def _require_modules(what: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if find_spec(name) is None:
+            raise FailedPrecondition(f"pushing {what} needs {name}", hint=EXTRA_HINT)
 
 
 def _hint(form: Format, description: str) -> str:
@@ -170,9 +193,7 @@ def without_target(sample: _Sample, target: str | None) -> _Sample:
 def require_libraries(form: Format) -> None:
     """Raise ``FailedPrecondition``, with the extra to install, unless what pushing ``form`` needs is installed."""
     if form in _NETWORKS:
-        for name in ("torch", "onnxscript", "onnx"):
-            if find_spec(name) is None:
-                raise FailedPrecondition(f"pushing PyTorch networks needs {name}", hint=EXTRA_HINT)
+        _require_modules("PyTorch networks", ("torch", "onnxscript", "onnx"))
         return
     own = form.value if form.value in EXTRAS else ""
     needed = ("pandas", "sklearn", "onnx", own) if own else ("pandas", "sklearn", "skl2onnx", "onnx", "skops")

@@ -25,7 +25,7 @@ from keelway.contract.names import check_name
 from keelway.contract.semver import Version
 from keelway.contract.signature import validate_signature
 from keelway.errors import InvalidInput, NotFound
-from keelway.publish.compose import compose
+from keelway.publish.compose import compose, text_pipeline
 from keelway.publish.report import Prepared
 from keelway.registry.models import ModelVersion
 from keelway.registry.store import Registry
@@ -146,8 +146,11 @@ def _convert(blobs: BlobStore, source: Source, progress: Progress) -> tuple[Mani
                 prepare_file=partial(prepare_file, trusted=True),
             )
         progress("storing the files")
-        files = store_folder(blobs, prepared.folder)
-    manifest = Manifest(files, prepared.signature, prepared.runtime, prepared.options)
+        manifest = Manifest(
+            store_folder(blobs, prepared.folder), prepared.signature, prepared.runtime, prepared.options
+        )
+        if prepared.tokenized is not None:
+            manifest = text_pipeline(prepared.tokenized.file, prepared.tokenized.options, manifest, blobs)
     return manifest, msgspec.to_builtins(prepared.report), prepared.baseline
 
 

@@ -15,6 +15,7 @@ import msgspec
 from keelway.contract.baseline import Baseline
 from keelway.contract.signature import ModelSignature
 from keelway.publish.proof import Comparison
+from keelway.runtimes.tokens import TokensOptions
 
 Kept = Literal["onnx", "litert", "skops", "boosters", "torch", "python"]
 
@@ -80,8 +81,18 @@ class ConversionReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Tokenized:
+    """The ``tokenizer.json`` whose tokens a model takes, so that people may send text."""
+
+    file: Path
+    options: TokensOptions
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
-    """A model ready to be stored: ``folder`` holds exactly its files; the caller makes the manifest of the rest."""
+    """A model ready to be stored: ``folder`` holds exactly its files; the caller makes the manifest of the rest.
+
+    With ``tokenized`` it is stored as a pipeline, behind that tokenizer."""
 
     folder: Path
     signature: ModelSignature
@@ -89,6 +100,7 @@ class Prepared:
     runtime: Kept
     options: dict[str, Any]
     report: ConversionReport
+    tokenized: Tokenized | None = None
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:

@@ -149,6 +149,7 @@ class TorchNetwork:
         made = torch.onnx.export(
             program, dynamo=True, verbose=False, input_names=list(self.names), output_names=list(outputs)
         )
+        _apart(made.model.graph, outputs)
         external = sum(value.nbytes for value in program.state_dict.values()) > EXTERNAL_BEYOND
         made.save(path, external_data=external)
         data = path.with_name(path.name + ".data")
@@ -222,6 +223,18 @@ def named_outputs(answer: Any) -> dict[str, Any]:
         names = getattr(answer, "_fields", None) or [f"output_{at}" for at in range(len(answer))]
         return {name: value for name, value in zip(names, answer, strict=True) if value is not None}
     return {"output": answer}
+
+
+def _apart(graph: Any, outputs: Sequence[str]) -> None:
+    """Give values inside ``graph`` that are called like one of its outputs another name: the exporter does not look."""
+    own = {id(value) for value in graph.outputs}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in outputs and id(value) not in own:
+                value.name = f"{value.name}_inside"
+    for value in list(graph.initializers.values()):
+        if value.name in outputs:
+            value.name = f"{value.name}_inside"
 
 
 def _parameters(module: Any, count: int) -> list[str]:
