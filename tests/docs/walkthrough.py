@@ -1,8 +1,8 @@
 """A page as a reader follows it: its files are written, its commands run in order, and what it prints is compared.
 
 - A block whose first line is ``# name.ext`` is a file of that name.
-- A ``bash`` block is run by bash; one that begins with ``pip install`` or makes an environment is not. ``keelway serve`` stays in the
-  background until the next one, and has to end with exit code 0 when it is told to stop.
+- A ``bash`` block is run by bash; one that begins with ``pip install`` or makes an environment is not.
+  ``keelway serve`` stays in the background until the next one, and has to end with exit code 0 when it is told to stop.
 - A ``text`` or ``json`` block behind it is what it prints. A text that ends with ``keelway: ...`` is a refusal: exit
   code 1. Of a text every word has to occur; a JSON document has to be equal but for ``_VOLATILE``.
 """

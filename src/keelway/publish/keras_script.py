@@ -231,6 +231,8 @@ def unique(names: Iterable[str]) -> list[str]:
 def convert(original: Original, folder: Path) -> dict[str, Any]:
     batches = read_batches(folder / "examples.npz")
     unanswered = ask(original, batches, folder)
+    if 0 in unanswered:  # it does not take the sample: there is nothing to measure or to convert
+        return {"unanswered": unanswered, "called": "", "micros": 0.0, "candidates": []}
     first = batches[0][1]
     way, micros = fastest(original, [first[entry["name"]][:1] for entry in original.inputs])
     frozen = Frozen(original)
