@@ -85,6 +85,18 @@ def test_a_run_after_one_that_failed_answers(path: Path) -> None:
     assert answered.shape == (4, 2)
 
 
+def test_shapes_that_fit_no_operator_do_not_spoil_those_that_did(path: Path) -> None:
+    # Nothing but the addition itself knows that the open axis has to be 5 long.
+    tensors = [Given("x", shape=(-1, -1)), Given("five", shape=(1, 5), value=np.ones((1, 5), np.float32))]
+    steps = [Step("ADD", ["x", "five"], ["y"], schema.AddOptionsT())]
+    runtime = opened(save(path, [*tensors, Given("y", shape=(-1, -1))], steps, ["x"], ["y"]))
+    for _ in range(2):
+        [answered] = runtime.run({"x": np.ones((2, 5), np.float32)}, ["y"])
+        assert answered.tolist() == [[2] * 5] * 2
+        with pytest.raises(RuntimeError):
+            runtime.run({"x": np.ones((2, 3), np.float32)}, ["y"])
+
+
 def test_any_open_axis_may_change_its_length(path: Path) -> None:
     runtime = opened(doubler(path, (-1, -1, 2)))
     assert runtime.inputs == (TensorSpec("x", "FP32", (-1, -1, 2)),)
