@@ -5,6 +5,7 @@ TensorFlow is played by ``fake_keras.py``; ``test_keras_families.py`` has the re
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 import zipfile
@@ -28,7 +29,7 @@ from keelway.errors import (
     ModelFailed,
     UntrustedArtifact,
 )
-from keelway.publish import keras_file
+from keelway.publish import keras_file, keras_script
 from keelway.publish.apart import run_apart
 from keelway.publish.keras_file import prepare_keras, reason, unopened
 from keelway.publish.push import prepare
@@ -243,6 +244,17 @@ def test_a_file_that_is_no_program_is_an_error_of_keelways(tmp_path: Path) -> No
     (tmp_path / "python").chmod(0o755)
     with pytest.raises(KeelwayError, match="cannot be started"):
         run_apart(tmp_path, command=[str(tmp_path / "python")])
+
+
+def test_the_script_runs_in_any_environment_with_tensorflow() -> None:
+    tree = ast.parse(Path(keras_script.__file__).read_text(), feature_version=(3, 10))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    assert found - sys.stdlib_module_names == {"h5py", "keras", "numpy", "tensorflow", "tf2onnx"}
 
 
 def test_the_setting_names_the_interpreter() -> None:
