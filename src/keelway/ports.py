@@ -33,7 +33,8 @@ class Runtime(Protocol):
 
 class Exemplary(Protocol):
     """A ``Runtime`` that would refuse the zeros and empty texts of a warm-up, and says what a row looks like instead:
-    one for each of the inputs it names, batch axis included."""
+    one for each of the inputs it names, batch axis included. What it is sent may be of any size, so that the time which
+    the example takes says nothing: it runs in worker threads."""
 
     examples: Mapping[str, Array]
 

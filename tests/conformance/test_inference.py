@@ -9,7 +9,7 @@ import pytest
 from tests.conformance.cases import CASES, MISTAKES, Case, Sent
 from tests.conformance.clients import Client, Refused
 from tests.conformance.rest_clients import HEADER_LENGTH, HttpxClient, UrllibClient, decode, infer_path
-from tests.conformance.ways import BYTES_BY_HAND, WAYS, Way, each
+from tests.conformance.ways import BYTES_BY_HAND, JSON_BY_HAND, WAYS, Way, each
 
 from keelway.types import Array
 
@@ -55,6 +55,17 @@ def test_a_raw_body_is_the_only_input(client: HttpxClient | UrllibClient) -> Non
     status, reply_headers, reply = client.post(infer_path("sums"), body, headers)
     assert status == 200
     assert [output.array.tolist() for output in decode(reply, reply_headers).outputs] == [[3, 7], [2, 12]]
+
+
+@each(JSON_BY_HAND)
+def test_bytes_in_json_are_base64_where_the_input_says_so(client: HttpxClient | UrllibClient) -> None:
+    for data, length in (("/9g=", 2), ("", 0), ("YWJj", 3)):
+        tensor = {"name": "data", "shape": [1], "datatype": "BYTES", "data": [data]}
+        for parameters, expected in (({"content_type": "base64"}, length), ({}, len(data))):
+            body = json.dumps({"inputs": [tensor | {"parameters": parameters}]}).encode()
+            status, headers, reply = client.post(infer_path("lengths"), body, {"Content-Type": "application/json"})
+            assert status == 200
+            assert [output.array.tolist() for output in decode(reply, headers).outputs] == [[expected]]
 
 
 @each(BYTES_BY_HAND)

@@ -24,8 +24,8 @@ HELP = """Convert a trained model, prove the conversion, and register it as a ve
 
 Takes ONNX files, scikit-learn models (pickle, joblib, skops), XGBoost, LightGBM and CatBoost models (their own files,
 or pickled), PyTorch programs (.pt2) and modules (.pt), Keras models (.keras, .h5), LiteRT models (.tflite), Python
-classes (.py) and pipelines of registered models (.toml), or whatever a function of yours makes (--from-python). A
-pickle, a Python class or a PyTorch file runs code when it is opened: say --trust-pickle if you trust its author. That
+classes (.py), pipelines of registered models and steps (.toml), and whatever a function of yours makes (--from-python).
+A pickle, a Python class or a PyTorch file runs code when it is opened: say --trust-pickle if you trust its author. That
 is consent, not a sandbox.
 
 \b
