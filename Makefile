@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check bench docs wire lock lock-peers clean
+.PHONY: help install demo test test-slow check bench models docs wire lock lock-peers clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -51,6 +51,9 @@ check: $(VENV)/.installed ## format, lint, types, dependency rule, generated fil
 bench: $(VENV)/.installed $(VENV)/.demo ## measure beside other servers, and write docs/benchmarks.md (ARGS=--help)
 	$(BIN)/python -m benchmarks $(ARGS)
 
+models: $(VENV)/.installed $(VENV)/.models ## push a model of every family, and write docs/models.md (ARGS=--help)
+	$(BIN)/python -m benchmarks.families $(or $(ARGS),--write docs/models.md)
+
 docs: $(VENV)/.installed ## write the generated pages anew, then check every link and code block
 	$(BIN)/python -m keelway.cli.reference docs/reference
 	$(BIN)/pytest -q -m "not slow" tests/docs
@@ -64,6 +67,7 @@ lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: t
 	echo uv | $(COMPILE) --constraint requirements/dev.txt - -o requirements/uv.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --no-deps --constraint requirements/dev.txt requirements/models.in -o requirements/models.txt
 	echo kserve | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/kserve.txt
+	printf 'tensorflow-cpu\ntf2onnx\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/keras.txt
 	cd tests/conformance/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 
 # One environment for each server that the benchmarks compare with: they pin against each other.

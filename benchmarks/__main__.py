@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import here, page
-from benchmarks.lineup import GRPC, LEADS, REST
+from benchmarks.lineup import CACHED, GRPC, LEADS, REST
 from benchmarks.load import require_tools
 from benchmarks.models import make_models
 from benchmarks.peers import ROOT
@@ -120,7 +120,7 @@ def _write(sections: dict[str, Section], docs: Path) -> None:
 
 def _listing() -> str:
     lines = ["sections:", *(f"  {name:<10}{what}" for name, (what, _) in SECTIONS.items()), "servers:"]
-    for name, lineup in (("rest", REST), ("grpc", GRPC), ("leads", LEADS)):
+    for name, lineup in (("rest", REST), ("grpc", GRPC), ("leads", LEADS), ("cache", CACHED)):
         lines.append(f"  {name:<10}{'; '.join(lineup.names)}")
     return "\n".join(lines)
 

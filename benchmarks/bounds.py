@@ -12,7 +12,7 @@ from benchmarks.lineup import KEELWAY, Scenario
 from benchmarks.results import Section
 from benchmarks.rounds import Spread, better_of, ratios
 
-ONE_ROW, MANY_ROWS = Scenario(1, 16), Scenario(32, 16)
+ONE_ROW, MANY_ROWS, ALONE = Scenario(1, 16), Scenario(32, 16), Scenario(1, 1)
 
 
 class Bound(NamedTuple):
@@ -46,6 +46,8 @@ BOUNDS = (
     Bound("rest", "REST", MANY_ROWS, ("MLServer", "KServe"), "the better of MLServer and KServe", 3),
     Bound("rest", "REST", ONE_ROW, ("uvicorn, raw ASGI",), "uvicorn, raw ASGI, with the same inference", 0.5),
     Bound("grpc", "gRPC", ONE_ROW, ("grpc.aio, bare",), "bare grpc.aio with the same inference", 0.85),
+    # One request at a time, so that the inverse of the rate is the time it takes: 1.3 times the floor's at most.
+    Bound("cache", "An answer from memory", ALONE, ("uvicorn, constant answer",), "uvicorn's constant answer", 0.77),
 )
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks import bounds, chart
 from benchmarks.bounds import ONE_ROW, Outcome
-from benchmarks.lineup import GRPC, KEELWAY, LEADS, REST, Lineup
+from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup
 from benchmarks.results import Section
 from benchmarks.rounds import Spread, ratios, spread
 
 PICTURE = "benchmarks.svg"
 PROCESS = "process"
+KEY_MICROSECONDS = 5
 Sections = Mapping[str, Section]
 
 _TOP = """# Benchmarks
@@ -49,6 +50,7 @@ def render(sections: Sections) -> str:
         "rest": lambda section: _served("REST", REST, section),
         "grpc": lambda section: _served("gRPC", GRPC, section),
         "leads": lambda section: _served("A pipeline of 85 columns", LEADS, section),
+        "cache": _cache,
         "python": _python,
         "command": _command,
         "growth": _growth,
@@ -154,6 +156,17 @@ def _process_row(section: Section, server: str) -> list[str]:
     ]
 
 
+def _cache(section: Section) -> Iterator[str]:
+    yield from _served("Answers from memory", CACHED, section)
+    if section.values("key", KEELWAY, "key") is not None:
+        key = _of(section, "key", KEELWAY, "key")
+        verdict = "met" if key.median <= KEY_MICROSECONDS else "missed"
+        yield (
+            f"The key of one row of 50 packed features takes {key.median:.2f} µs ({key.lowest:.2f} to "
+            f"{key.highest:.2f}); at most {KEY_MICROSECONDS} µs: **{verdict}**."
+        )
+
+
 def _python(section: Section) -> Iterator[str]:
     yield "## One row: the converted model against scikit-learn"
     rows = []
@@ -195,7 +208,7 @@ def _provenance(section: Section) -> str:
 def _settings(sections: Sections) -> Iterator[str]:
     yield "## Servers, versions and settings"
     lines: list[str] = []
-    for name, lineup in (("rest", REST), ("grpc", GRPC), ("leads", LEADS)):
+    for name, lineup in (("rest", REST), ("grpc", GRPC), ("leads", LEADS), ("cache", CACHED)):
         if name not in sections:
             continue
         versions = sections[name].versions

@@ -1,4 +1,4 @@
-"""The request line: ``admit → parse → route → authorise → bind → validate → batch → run → encode → observe``.
+"""The request line: ``admit → parse → route → authorise → bind → validate → cache → batch → run → encode → observe``.
 
 This module alone knows the order. It knows no transport and builds nothing: the app hands it the stages. A request that
 waits for nothing is answered directly, without a task; one that must wait is answered by an awaitable.
@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
 import msgspec
 
+from keelway.batching.awaited import awaited
 from keelway.batching.policy import Outcome, Share
+from keelway.cache.answers import OWN_RUN, STATUS, AnswerCache, Seen
+from keelway.cache.entries import Entry
+from keelway.cache.flight import Flight
 from keelway.clock import Clock
 from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound, RowsRefused
 from keelway.guard.admission import Admission
-from keelway.guard.validation import without_rows
+from keelway.guard.validation import is_atomic, without_refused
 from keelway.observe.metrics import ServingMetrics, VersionMeters
 from keelway.observe.records import RecordRing
 from keelway.ports import Codec, Encoded
@@ -31,7 +36,6 @@ from keelway.types import (
     InferenceRequest,
     InferenceResponse,
     Principal,
-    RowRequest,
     Tensor,
     TensorRequest,
 )
@@ -59,10 +63,12 @@ class InferenceCall(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """An encoded reply and the version that really gave it."""
+    """An encoded reply and the version that really gave it. ``cache_status`` is what the cache did for it, as RFC 9211
+    writes it, empty where there is none."""
 
     encoded: Encoded
     version: ServedVersion
+    cache_status: bytes = b""
 
 
 class _Passage(msgspec.Struct):
@@ -76,6 +82,8 @@ class _Passage(msgspec.Struct):
     bound: BoundRequest | None = None
     wanted: tuple[str, ...] = ()
     shares: bool = False
+    cache: str = ""
+    flight: Flight | None = None
 
 
 class DataPlane:
@@ -87,12 +95,14 @@ class DataPlane:
         metrics: ServingMetrics,
         records: RecordRing,
         clock: Clock,
+        cache: AnswerCache | None = None,
     ) -> None:
         self.snapshot = ServingSnapshot()
         self.admission = admission
         self.clock = clock
         self._metrics = metrics
         self._records = records
+        self._cache = cache
         self._meters: dict[tuple[str, str], VersionMeters] = {}
         self._count = 0
 
@@ -127,21 +137,80 @@ class DataPlane:
             passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
             passage.wanted = wanted_outputs(request, version)
             self._mark(passage)
-            batcher = version.batcher
-            if batcher is not None and bound.rows is not None and bound.rows < batcher.max_rows:
-                return self._shared(passage, version, request, bound, batcher)
             while True:
                 try:
+                    if self._cache is not None:
+                        cached = self._cached(self._cache, passage, version, request, bound)
+                        if cached is not None:
+                            return cached
+                    batcher = version.batcher
+                    if batcher is not None and bound.rows is not None and bound.rows < batcher.max_rows:
+                        return self._shared(passage, version, request, bound, batcher)
                     outputs = self._run(passage, version, bound.inputs)
                     break
                 except RowsRefused as refused:
-                    passage.bound = bound = without_refused(request, bound, refused)
+                    bound = self._without(passage, request, bound, refused)
             # Most runtimes answer with a list; asking the abstract class costs several times as much.
             if type(outputs) is not list and not isinstance(outputs, Sequence):
                 return self._later(passage, version, request, bound, outputs)
             return self._finish(passage, version, request, bound, outputs)
         except Exception as error:  # noqa: BLE001 - whatever a stage raises becomes a KeelwayError
             self._fail(passage, error)
+
+    def _cached(
+        self,
+        cache: AnswerCache,
+        passage: _Passage,
+        version: ServedVersion,
+        request: InferenceRequest,
+        bound: BoundRequest,
+    ) -> Answer | Awaitable[Answer] | None:
+        """The answer that needs no run, or may have to wait for another's. ``None``: run the model, as ever."""
+        found = cache.look(version, bound.inputs, passage.wanted, passage.call.principal.tenant)
+        if isinstance(found, Entry):
+            passage.cache, passage.times = "hit", None
+            return self._finish(passage, version, request, bound, found.result())
+        passage.cache = "bypass" if found is None else "miss"
+        if isinstance(found, Seen):
+            passage.times = None
+            return self._later(passage, version, request, bound, self._fetched(cache, found, passage, version, bound))
+        passage.flight = found
+        self._mark(passage)
+        return None
+
+    async def _fetched(
+        self, cache: AnswerCache, seen: Seen, passage: _Passage, version: ServedVersion, bound: BoundRequest
+    ) -> Sequence[Array]:
+        compute = partial(self._outputs, passage, version, bound)
+        entry, passage.cache = await cache.fetch(seen, len(passage.wanted), compute)
+        return entry.result()
+
+    def _outputs(
+        self, passage: _Passage, version: ServedVersion, bound: BoundRequest
+    ) -> Sequence[Array] | Awaitable[Sequence[Array]]:
+        """What batch and run make of the request, not yet encoded: for the cache, which gives it to others too."""
+        batcher = version.batcher
+        if batcher is None or bound.rows is None or bound.rows >= batcher.max_rows:
+            return self._run(passage, version, bound.inputs)
+        passage.shares = True
+        ran = self._meters_of(version).batch_size.observe
+        return awaited(batcher.submit, bound.inputs, bound.rows, passage.wanted, ran)
+
+    def _without(
+        self, passage: _Passage, request: InferenceRequest, bound: BoundRequest, refused: RowsRefused
+    ) -> BoundRequest:
+        """As ``without_refused``; what comes now is the answer to another question than was asked of the cache."""
+        if self._cache is not None:
+            self._settle(passage, refused)
+            passage.cache, passage.times = passage.cache and "miss", None
+        passage.bound = without_refused(request, bound, refused)
+        return passage.bound
+
+    def _settle(self, passage: _Passage, error: KeelwayError | None) -> None:
+        """Tell those who wait for the run of this request that it came to nothing."""
+        flight, passage.flight = passage.flight, None
+        if flight is not None and self._cache is not None:
+            self._cache.crash(flight, error)
 
     def _shared(
         self,
@@ -235,7 +304,7 @@ class DataPlane:
                         arrays = await outputs
                         break
                     except RowsRefused as refused:
-                        passage.bound = bound = without_refused(request, bound, refused)
+                        bound = self._without(passage, request, bound, refused)
                         outputs = asyncio.ensure_future(self._run_later(passage, version, bound.inputs))
             return self._finish(passage, version, request, bound, arrays)
         except asyncio.CancelledError:
@@ -258,6 +327,9 @@ class DataPlane:
         arrays: Sequence[Array],
     ) -> Answer:
         self._mark(passage)
+        if passage.flight is not None and self._cache is not None:
+            flight, passage.flight = passage.flight, None
+            self._cache.land(flight, arrays, len(passage.wanted))
         call = passage.call
         datatypes = version.output_datatypes
         response = InferenceResponse(
@@ -278,7 +350,7 @@ class DataPlane:
         encoded = call.codec.encode(response, request)
         self._mark(passage)
         self._observe(passage, "OK")
-        return Answer(encoded, version)
+        return Answer(encoded, version, STATUS[passage.cache])
 
     def _fail(self, passage: _Passage, error: Exception) -> NoReturn:
         raise self._failure(passage, error) from None
@@ -295,14 +367,18 @@ class DataPlane:
 
     def _observe(self, passage: _Passage, code: str, error: KeelwayError | None = None) -> None:
         """Metrics and the record of one request. Never raises, never waits."""
+        if passage.flight is not None:
+            self._settle(passage, error)
         call, version, bound = passage.call, passage.version, passage.bound
         duration = self.clock.monotonic() - passage.started
         meters = self._meters_of(version)
         meters.answered(call.transport, code, duration)
         if isinstance(error, InvalidInput):
             meters.refused(error.field)
+        if passage.cache:
+            meters.cached(passage.cache)
         if bound is not None:
-            if code == "OK" and not passage.shares:
+            if code == "OK" and not passage.shares and passage.cache in OWN_RUN:
                 meters.batch_size.observe(bound.rows or 1)
             if bound.tags:
                 meters.tagged(bound.tags)
@@ -326,6 +402,7 @@ class DataPlane:
                 (bound.rows or 1) if bound else 0,
                 duration,
                 bound.tags if bound else (),
+                passage.cache not in OWN_RUN,
             )
         )
 
@@ -354,19 +431,6 @@ def target(call: InferenceCall, request: InferenceRequest) -> tuple[str, str | N
     if call.model or isinstance(request, ColumnRequest):
         return call.model, call.selector
     return request.model, request.selector
-
-
-def is_atomic(request: InferenceRequest) -> bool:
-    """Whether one bad row fails the whole request."""
-    return not isinstance(request, RowRequest) or request.atomic
-
-
-def without_refused(request: InferenceRequest, bound: BoundRequest, refused: RowsRefused) -> BoundRequest:
-    """``bound`` less the rows that the model itself refuses, so that it can answer the others. Raises ``InvalidInput``
-    if the request is atomic or none is left."""
-    if is_atomic(request) or bound.rows is None:
-        raise refused
-    return without_rows(bound, refused.errors)
 
 
 def wanted_outputs(request: InferenceRequest, version: ServedVersion) -> tuple[str, ...]:

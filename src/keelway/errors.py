@@ -88,7 +88,8 @@ class MalformedRequest(InvalidInput):
 
 
 class RowsRefused(InvalidInput):
-    """Raised by a runtime that refuses some rows of a run and could answer the others.
+    """Raised by a runtime that refuses some rows of a run and could answer the others, as steps that read pictures or
+    text do.
 
     ``errors`` maps the position of each refused row in the run to its error.
     """

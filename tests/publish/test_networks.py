@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tests.publish.conftest import in_this_process
 from tests.serving import Server
 
 from keelway.artifacts.blobs import BlobStore
@@ -17,6 +18,7 @@ from keelway.clock import SystemClock
 from keelway.contract.names import parse_reference
 from keelway.errors import ConversionRefused, CorruptArtifact, InvalidInput, ModelFailed, UntrustedArtifact
 from keelway.hosting.registered import RegistrySource
+from keelway.publish import network, torch_model
 from keelway.publish.factory import prepare_factory
 from keelway.publish.push import prepare
 from keelway.publish.release import Source, release
@@ -127,6 +129,20 @@ def test_a_wrong_conversion_is_not_kept(make: Make, table: pd.DataFrame) -> None
     prepared = make("attention", tolerance=0.0)
     assert prepared.report.format == "torch"
     assert "of examples differ by up to" in prepared.report.reason
+
+
+def test_weights_too_large_for_protobuf_go_into_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a lower limit than that of protobuf, 2 GiB."""
+    from tests.publish import nets
+
+    monkeypatch.setattr(torch_model, "EXTERNAL_BEYOND", 100)
+    monkeypatch.setattr(network, "run_apart", in_this_process)
+    import torch
+
+    torch.export.save(nets.program(), tmp_path / "model.pt2")
+    prepared = pushed(tmp_path / "model.pt2", pd.DataFrame(np.eye(4), columns=list("abcd")), tmp_path)
+    assert prepared.report.format == "onnx"
+    assert {path.name for path in prepared.folder.iterdir()} == {"model.onnx", "model.onnx.data"}
 
 
 # Files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.steps import WORDS, objects, write_tokenizer
 
-from keelway.errors import CorruptArtifact, InvalidInput, PayloadTooLarge, RowsRefused
+from keelway.errors import CorruptArtifact, FailedPrecondition, InvalidInput, PayloadTooLarge, RowsRefused
 from keelway.ports import Runtime, RuntimeOptions
 from keelway.runtimes import tokens
 from keelway.runtimes.tokens import TokensOptions, TokensRuntime
@@ -224,6 +225,13 @@ def test_a_missing_file_and_unknown_options_are_corrupt_artifacts(tmp_path: Path
         load(tmp_path)
     with pytest.raises(CorruptArtifact):
         load(more=1)
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(FailedPrecondition) as refused:
+        load()
+    assert refused.value.hint == 'pip install "keelway[text]"'
 
 
 def test_the_example_is_a_text_that_it_takes() -> None:

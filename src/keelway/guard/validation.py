@@ -16,8 +16,8 @@ import numpy.typing as npt
 from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.signature import Feature, ModelSignature
-from keelway.errors import InvalidInput
-from keelway.types import NUMPY_DTYPES, Array, BoundRequest, TensorSpec
+from keelway.errors import InvalidInput, RowsRefused
+from keelway.types import NUMPY_DTYPES, Array, BoundRequest, InferenceRequest, RowRequest, TensorSpec
 
 Mask = npt.NDArray[np.bool_]
 
@@ -159,6 +159,19 @@ class _TextCheck:
             return None if column.nullable else "is missing and may not be"
         declared = self._declared[position]
         return "is not one of its declared categories" if declared and text not in declared else None
+
+
+def is_atomic(request: InferenceRequest) -> bool:
+    """Whether one bad row fails the whole request."""
+    return not isinstance(request, RowRequest) or request.atomic
+
+
+def without_refused(request: InferenceRequest, bound: BoundRequest, refused: RowsRefused) -> BoundRequest:
+    """``bound`` less the rows that the model itself refuses, so that it can answer the others. Raises ``InvalidInput``
+    if the request is atomic or none is left."""
+    if is_atomic(request) or bound.rows is None:
+        raise refused
+    return without_rows(bound, refused.errors)
 
 
 def without_rows(

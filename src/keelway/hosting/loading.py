@@ -84,9 +84,12 @@ def load_version(
     opened = source.open(release, runtime_options(runtime))
     try:
         signature = opened.manifest.signature
-        inputs = example_inputs(signature, release.baseline) | dict(getattr(opened.runtime, "examples", {}))
+        examples: Mapping[str, Array] = getattr(opened.runtime, "examples", {})
+        inputs = example_inputs(signature, release.baseline) | dict(examples)
         seconds, waits = warm_up(opened.runtime, inputs, [spec.name for spec in signature.outputs], clock)
-        executor = None if waits else _executor(seconds, runtime, release.name, opened.runtime)
+        # A picture may be a thousand times as large as the example.
+        known = None if examples else seconds
+        executor = None if waits else _executor(known, runtime, release.name, opened.runtime)
         names = [spec.name for spec in signature.outputs]
         batcher = None if executor or waits else _batcher(opened, inputs, names, seconds, runtime.micro_batch_rows)
         served = ServedVersion(

@@ -207,10 +207,16 @@ def _kept(
         ) from error
     inputs = pack(at_door(features, "FP64"))
     outputs = _skops_outputs(result, original)
-    options = skops_options(result, inputs, outputs)
-    runtime = SkopsRuntime(loaded, options)
-    result = _compared_with_itself(result, runtime, inputs, outputs, rows, original, scale)
-    return msgspec.structs.replace(result, untrusted_types=tuple(sorted(untrusted)))
+    result = msgspec.structs.replace(result, most_probable=result.probabilities)
+    compared = _compared_with_itself(
+        result, SkopsRuntime(loaded, skops_options(result, inputs, outputs)), inputs, outputs, rows, original, scale
+    )
+    if result.most_probable and compared.kept is not None and not compared.kept.holds:
+        # Its label is another than the most probable: both are asked, each time.
+        result = msgspec.structs.replace(result, most_probable=False)
+        runtime = SkopsRuntime(loaded, skops_options(result, inputs, outputs))
+        compared = _compared_with_itself(result, runtime, inputs, outputs, rows, original, scale)
+    return msgspec.structs.replace(compared, untrusted_types=tuple(sorted(untrusted)))
 
 
 def _kept_natively(
@@ -256,7 +262,8 @@ def skops_options(
     result: EstimatorResult, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> SkopsOptions:
     columns = tuple(SkopsColumn(name, dtype) for name, dtype in zip(result.columns, result.dtypes, strict=True))
-    return SkopsOptions(columns, inputs, outputs, result.given)
+    labels = result.labels if result.most_probable else ()
+    return SkopsOptions(columns, inputs, outputs, result.given, most_probable=labels)
 
 
 def _skops_outputs(result: EstimatorResult, original: Answers) -> tuple[TensorSpec, ...]:

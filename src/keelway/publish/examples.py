@@ -155,9 +155,10 @@ def _varied(arrays: Mapping[str, Array], random: np.random.Generator) -> Iterabl
 def _noisy(array: Array, random: np.random.Generator) -> Array:
     if array.dtype.kind == "f":
         finite = array[np.isfinite(array)].astype(np.float64)
-        spread = float(finite.std()) if len(finite) else 0.0
-        with np.errstate(over="ignore"):
-            return (array + random.normal(0, 0.1 * (spread or 1.0), array.shape)).astype(array.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = float(finite.std()) if len(finite) else 0.0
+            step = 0.1 * spread if 0 < spread < np.inf else 0.1
+            return (array + random.normal(0, step, array.shape)).astype(array.dtype)
     if array.dtype == np.uint8:
         moved: Array = np.clip(array.astype(np.int16) + random.integers(-16, 17, array.shape), 0, 255).astype(np.uint8)
         return moved

@@ -115,7 +115,8 @@ class EstimatorResult(msgspec.Struct, frozen=True, tag="estimator"):
     """``columns`` are the features in the model's order, and ``given`` says in which form it takes them.
 
     ``kinds`` counts the rows of ``ROWS`` by kind, in order. ``kept`` compares the model with itself as a skops file
-    (``SKOPS``), where that was written; ``kept_outputs`` are what it answers then. ``native`` says how a booster that
+    (``SKOPS``), where that was written; ``kept_outputs`` are what it answers then, and ``most_probable`` whether its
+    label is that of the largest probability. ``native`` says how a booster that
     was kept in its own format is served instead. ``framework`` is the library the model is of.
     """
 
@@ -136,6 +137,7 @@ class EstimatorResult(msgspec.Struct, frozen=True, tag="estimator"):
     untrusted_types: tuple[str, ...] = ()
     framework: str = "scikit-learn"
     native: BoosterOptions | None = None
+    most_probable: bool = False
 
 
 class NetworkCandidate(msgspec.Struct, frozen=True):

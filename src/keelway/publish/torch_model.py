@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from keelway.errors import ConversionRefused, CorruptArtifact, FailedPrecondition, InvalidInput
+from keelway.runtimes.torch import flat
 from keelway.types import Array, TensorSpec, datatype_of
 
 #: Weights beyond this go into external data: protobuf holds no message of 2 GiB.
@@ -98,8 +99,7 @@ class TorchNetwork:
         if isinstance(model, torch.export.ExportedProgram):
             self._program = model
             self._call = model.module(check_guards=False)
-            self._ask = self._call.forward  # what stands around it checks shapes, for five times as long
-            self._positional = model.call_spec.in_spec.child(0).num_children
+            self._flat: Any = flat(model)
             self.description = "an exported program"
             shapes = _program_shapes(model)
             self.free: Mapping[str, Sequence[int]] = {
@@ -108,11 +108,11 @@ class TorchNetwork:
             self.size = _batch_size(shapes)
             names, exactly = list(shapes), True
         else:
-            self._call = self._ask = model.to("cpu").eval()
+            self._call = model.to("cpu").eval()
+            self._flat = None
             self.description = type(model).__name__
             self.free = free
             self.size = None
-            self._positional = 0
             names, exactly = _parameters(model, len(examples)), False
         self._floating = next((p.dtype for p in self._call.parameters() if p.dtype.is_floating_point), torch.float32)
         self.names = _matched(names, examples, exactly=exactly)
@@ -127,7 +127,8 @@ class TorchNetwork:
         """What the network answers, by output name. Raises whatever its code raises."""
         torch = self._torch
         with torch.inference_mode():
-            answer = self._called(self._given(arrays))
+            given = self._given(arrays)
+            answer = self._call(**given) if self._flat is None else self._named(self._flat(*given.values()))
         return {name: self._array(value, name) for name, value in named_outputs(answer).items()}
 
     def export(self, arrays: Mapping[str, Array]) -> Exported:
@@ -195,9 +196,9 @@ class TorchNetwork:
             return array.astype(np.dtype(str(self._floating).removeprefix("torch.")))
         return array.astype(array.dtype.newbyteorder("="))
 
-    def _called(self, given: Mapping[str, Any]) -> Any:
-        positional = list(given.values())[: self._positional]
-        return self._ask(*positional, **dict(list(given.items())[self._positional :]))
+    def _named(self, found: list[Any]) -> Any:
+        """The outputs of the program as the module it was made from would answer them."""
+        return self._torch.utils._pytree.tree_unflatten(found, self._program.call_spec.out_spec)
 
     def _array(self, value: Any, name: str) -> Array:
         if not isinstance(value, self._torch.Tensor):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,27 +49,33 @@ class TorchRuntime:
         self.inputs = inputs
         self.outputs = outputs
         self._torch = torch
-        self._positional = program.call_spec.in_spec.child(0).num_children
-        # Guards would refuse one example where the program was made from several; what stands around ``forward`` checks
-        # shapes again, for five times as long as a small network takes.
-        self._call: Any = program.module(check_guards=False).forward
+        self._call: Any = flat(program)
         self._order = {spec.name: position for position, spec in enumerate(outputs)}
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[Array]:
-        given = {spec.name: self._torch.from_numpy(np.ascontiguousarray(inputs[spec.name])) for spec in self.inputs}
-        positional = list(given.values())[: self._positional]
+        given = [self._torch.from_numpy(np.ascontiguousarray(inputs[spec.name])) for spec in self.inputs]
         with self._torch.inference_mode():
-            answer = self._call(*positional, **dict(list(given.items())[self._positional :]))
-        if isinstance(answer, Mapping):
-            found = [value for value in answer.values() if value is not None]
-        elif isinstance(answer, list | tuple):
-            found = [value for value in answer if value is not None]
-        else:
-            found = [answer]
+            found = [value for value in self._call(*given) if value is not None]
         return [np.ascontiguousarray(found[self._order[name]].numpy()) for name in outputs]
 
     def close(self) -> None:
         self._call = None
+
+
+def flat(program: Any) -> Callable[..., list[Any]]:
+    """``program`` as a function from its input tensors to its output tensors, both in order; None for an output that
+    is none.
+
+    Without its guards, which would refuse one example where it was made from several, and without what else stands
+    around it to take apart and check its arguments, five times as long as a small network takes.
+    """
+    from torch.fx.graph import CodeGen
+
+    module = program.module(check_guards=False)
+    module.graph.set_codegen(CodeGen())
+    module.recompile()
+    forward = module.forward
+    return lambda *given: list(forward(*given))
 
 
 def refuse_pickles(path: Path) -> None:
