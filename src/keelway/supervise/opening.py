@@ -21,6 +21,6 @@ def opener(settings: Settings, file: str, folder: Path) -> Callable[[Release, Ru
 
         return FileSource(Path(file), shared).open
     from keelway.artifacts.blobs import BlobStore
-    from keelway.hosting.registered import ArtifactLoader
+    from keelway.hosting.artifacts import ArtifactLoader
 
     return ArtifactLoader(BlobStore.open(settings.registry.artifacts_url), shared).open
