@@ -72,4 +72,4 @@ class ArtifactLoader:
         if model.is_file():  # else the runtime says what is wrong
             name = f"{release.name} {release.version}" if depth == 0 else f"a step of {release.name} {release.version}"
             baseline = release.baseline if depth == 0 else None
-            share_weights(model, model, name, manifest.signature, baseline, options)
+            share_weights(model, model, name, options, manifest.signature, baseline)

@@ -67,13 +67,8 @@ class FileSource:
         return Opened(Manifest(entries, signature, "onnx", {"file": path.name}), runtime, (), leave)
 
     def _make(self, options: RuntimeOptions, folder: Path) -> None:
-        from keelway.runtimes.onnx import OnnxRuntime
-
-        plain = OnnxRuntime(self._path, options)
-        signature = signature_from_tensors(plain.inputs, plain.outputs)
-        plain.close()
         folder.mkdir(mode=0o700)
-        share_weights(self._path, folder / self._path.name, self._path.name, signature, None, options)
+        share_weights(self._path, folder / self._path.name, self._path.name, options)
 
     def follow(self, name: str) -> None:
         if fold(name) != fold(self._name):

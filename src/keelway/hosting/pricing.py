@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from keelway.clock import Clock, SystemClock
+from keelway.contract.tensors import signature_from_tensors
 from keelway.hosting.loading import example_inputs
 from keelway.hosting.weights import Price, Question
 from keelway.ports import RuntimeOptions
@@ -28,8 +29,9 @@ def price(question: Question, clock: Clock) -> Price:
     options = RuntimeOptions(question.threads, providers=question.providers)
     plain = OnnxRuntime(Path(question.plain), options)
     shared = OnnxRuntime(Path(question.shared), options._replace(share_weights=True))
-    inputs = example_inputs(question.signature, question.baseline)
-    outputs = [spec.name for spec in question.signature.outputs]
+    signature = question.signature or signature_from_tensors(plain.inputs, plain.outputs)
+    inputs = example_inputs(signature, question.baseline)
+    outputs = [spec.name for spec in signature.outputs]
     try:
         same = all(map(_equal, plain.run(inputs, outputs), shared.run(inputs, outputs)))
         times = [(_timed(plain, inputs, outputs, clock), _timed(shared, inputs, outputs, clock))]

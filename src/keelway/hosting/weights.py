@@ -27,11 +27,11 @@ _PATIENCE = 300.0
 
 
 class Question(msgspec.Struct, frozen=True):
-    """``plain`` and ``shared`` are paths of the same model."""
+    """``plain`` and ``shared`` are paths of the same model. Without a ``signature`` it is that of its tensors."""
 
     plain: str
     shared: str
-    signature: ModelSignature
+    signature: ModelSignature | None
     baseline: Baseline | None
     threads: int
     providers: tuple[str, ...]
@@ -47,12 +47,20 @@ class Price(msgspec.Struct, frozen=True):
 
 
 def share_weights(
-    model: Path, result: Path, name: str, signature: ModelSignature, baseline: Baseline | None, options: RuntimeOptions
+    model: Path,
+    result: Path,
+    name: str,
+    options: RuntimeOptions,
+    signature: ModelSignature | None = None,
+    baseline: Baseline | None = None,
 ) -> None:
     """Make ``result``, a model whose large weights are files of their own, of the ONNX file ``model``, which may be
-    ``result`` itself. ``name`` is for the log. Where nothing can be shared, ``result`` is what ``model`` is."""
+    ``result`` itself. ``name`` is for the log. Where nothing can be shared, ``result`` is what ``model`` is.
+
+    Loads nothing in this process, which would keep some of the memory. Raises ``CorruptArtifact`` if ``model`` is no
+    ONNX model."""
     if external_locations(model):
-        _said(name, _size_beside(model), _price(model, model, signature, baseline, options))
+        _said(name, _size_beside(model), _price(model, model, options, signature, baseline))
         return
     weights = result.with_name(_free_name(result))
     moved = result.with_name(weights.name + ".onnx")
@@ -60,7 +68,7 @@ def share_weights(
     if not size:
         log.info("%s has no weights that can be shared; each worker has a copy of it", name)
     else:
-        price = _price(model, moved, signature, baseline, options)
+        price = _price(model, moved, options, signature, baseline)
         if price is None or price.same is not False:
             moved.replace(result)
             _said(name, size, price)
@@ -96,7 +104,7 @@ def _said(name: str, size: int, price: Price | None) -> None:
 
 
 def _price(
-    plain: Path, shared: Path, signature: ModelSignature, baseline: Baseline | None, options: RuntimeOptions
+    plain: Path, shared: Path, options: RuntimeOptions, signature: ModelSignature | None, baseline: Baseline | None
 ) -> Price | None:
     """Measured by ``pricing.py`` in a process of its own: the memory of two loaded models goes with it."""
     question = Question(str(plain), str(shared), signature, baseline, options.threads, options.providers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from pathlib import Path
 
 import msgspec
 
@@ -143,6 +144,12 @@ class AskPage(Message, frozen=True, tag=True):
 
 ToWorker = Start | Join | Prepare | Commit | Drain | Retire | Force | Scrape | Page
 ToSupervisor = Ready | Failed | Done | Prepared | Report | AskPage
+
+
+def own_folder(folder: str, seat: int) -> Path:
+    """Where the worker on ``seat`` keeps what is its own, in the folder that all share."""
+    return Path(folder) / f"seat-{seat}"
+
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

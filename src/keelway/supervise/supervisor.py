@@ -30,7 +30,7 @@ from keelway.observe.metrics import METRICS
 from keelway.supervise.agreement import Agreement
 from keelway.supervise.child import Child, State, close_all, spawn
 from keelway.supervise.crew import Crew
-from keelway.supervise.messages import AskPage, Page, Report, Scrape, Start, ToSupervisor
+from keelway.supervise.messages import AskPage, Page, Report, Scrape, Start, ToSupervisor, own_folder
 
 log = logging.getLogger("keelway.supervise")
 
@@ -195,8 +195,9 @@ class Supervisor:
 
     def _lost(self, child: Child) -> None:
         self._seats.vacate(child.seat)
-        self._free.append(child.seat)
         self._ledger.left(child)
+        shutil.rmtree(own_folder(self._folder, child.seat), ignore_errors=True)
+        self._free.append(child.seat)
 
     def _heard(self, child: Child, message: ToSupervisor) -> None:
         if isinstance(message, Report):

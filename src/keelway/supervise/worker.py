@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -51,6 +52,7 @@ from keelway.supervise.messages import (
     Start,
     ToWorker,
     heard_by_worker,
+    own_folder,
     send,
 )
 from keelway.supervise.opening import opener
@@ -222,6 +224,10 @@ async def _serve(messages: socket.socket, listener: socket.socket, seats: int, l
     if not isinstance(start, Start):
         return 1  # the supervisor has gone before it said a word
     configure(start.settings.logs.level, start.settings.logs.format, worker=start.number)
+    # Copies of models are made here. Of a worker that is killed the supervisor removes them.
+    place = own_folder(start.folder, start.seat)
+    place.mkdir(mode=0o700)
+    tempfile.tempdir = str(place)
     grpc = None
     if start.grpc:
         host, port = split_address(start.grpc)
