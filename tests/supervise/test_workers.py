@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from benchmarks.workers import body, dense_model
 from tests.serving import PATIENCE, wait_until
 from tests.supervise.served import (
     START,
@@ -398,42 +399,17 @@ def test_records_of_all_workers_are_whole_lines_of_one_file(shop: Shop) -> None:
 # Memory
 
 
-def dense_model(folder: Path, megabytes: int) -> Path:
-    """An ONNX file of matrices."""
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    width, last = 1024, "x"
-    random = np.random.default_rng(0)
-    nodes, initializers = [], []
-    for layer in range(megabytes // 4):
-        weights = random.standard_normal((width, width), dtype=np.float32) / np.float32(32)
-        initializers.append(numpy_helper.from_array(weights, f"w{layer}"))
-        nodes.append(helper.make_node("MatMul", [last, f"w{layer}"], [f"y{layer}"]))
-        last = f"y{layer}"
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, width])
-    y = helper.make_tensor_value_info(last, TensorProto.FLOAT, [None, width])
-    model = helper.make_model(
-        helper.make_graph(nodes, "dense", [x], [y], initializers),
-        opset_imports=[helper.make_opsetid("", 18)],
-        ir_version=9,
-    )
-    onnx.save_model(model, str(folder / "dense.onnx"))
-    return folder / "dense.onnx"
-
-
 def test_shared_weights_are_in_memory_once(shop: Shop) -> None:
     # T3
     megabytes = 60
-    model = str(dense_model(shop.folder, megabytes))
-    tensor = {"name": "x", "shape": [1, 1024], "datatype": "FP32", "data": [1.0] * 1024}
+    model = shop.folder / "dense.onnx"
+    dense_model(model, megabytes)
     outputs: list[list[float]] = []
     weights: dict[bool, float] = {}
     for share in (False, True):
-        with shop.served(model=model, workers=4, runtime={"share_weights": share}) as served:
+        with shop.served(model=str(model), workers=4, runtime={"share_weights": share}) as served:
             for _ in range(16):
-                reply = ask(f"{served.url}/v2/models/dense/infer", "POST", {"inputs": [tensor]})
+                reply = ask(f"{served.url}/v2/models/dense/infer", "POST", body())
                 outputs.append(reply.json["outputs"][0]["data"])
             weights[share] = sum(worker.memory_full_info().pss for worker in served.workers()) / 2**20
             mapped = [any("dense-weights" in m.path for m in worker.memory_maps()) for worker in served.workers()]
