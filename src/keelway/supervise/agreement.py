@@ -17,7 +17,7 @@ from keelway.errors import KeelwayError
 from keelway.hosting.fleet import RETRY_AFTER, IndexEntry
 from keelway.hosting.sources import ModelSource, Wanted
 from keelway.hosting.told import ReleaseKey, settle
-from keelway.supervise.child import Child
+from keelway.supervise.child import Child, State
 from keelway.supervise.messages import Commit, Failure, Prepare, Prepared
 
 log = logging.getLogger("keelway.supervise")
@@ -101,8 +101,8 @@ class Agreement:
             for key, failure in answer.failures:
                 log.error("worker %d cannot load %s %s: %s", child.number, key[0], key[1], failure.message)
             return dict(answer.failures)
-        if not child.gone.done():
-            log.error("worker %d is killed: it did not load what is new", child.number)
+        if child.state is not State.GONE:
+            log.error("worker %d is killed: it did not load what is new in %g s", child.number, _LOADING)
             child.kill()
             await asyncio.wait((child.gone,))
         return {}

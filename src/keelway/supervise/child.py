@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from keelway.errors import KeelwayError, ModelFailed
+from keelway.errors import KeelwayError, ModelFailed, Unavailable
 from keelway.supervise.messages import (
     Failed,
     Message,
@@ -145,7 +145,8 @@ async def spawn(
     lifeline: int,
     heard: Callable[[Child, ToSupervisor], None],
 ) -> Child:
-    """Start a worker. ``seats`` and ``lifeline`` are descriptors to inherit; ``heard`` is told whatever it says."""
+    """Start a worker. ``seats`` and ``lifeline`` are descriptors to inherit; ``heard`` is told whatever it says.
+    ``Unavailable`` if the system has no process left."""
     ours, theirs = socket.socketpair()
     try:
         inherited = (theirs.fileno(), listener.fileno(), seats, lifeline)
@@ -156,6 +157,9 @@ async def spawn(
             # Ctrl-C in a terminal is for the supervisor, which tells its workers in order.
             process_group=0,
         )
+    except OSError as error:
+        ours.close()
+        raise Unavailable(f"a worker cannot be started: {error.strerror}") from error
     except BaseException:
         ours.close()
         raise

@@ -46,7 +46,9 @@ class Crew:
         linger: float,
         drain_timeout: float,
         clock: Clock,
+        pause: Callable[[int], float] = pause,
     ) -> None:
+        self._pause = pause
         self._numbers = range(1, size + 1)
         self._launch = launch
         self._admit = admit
@@ -55,7 +57,8 @@ class Crew:
         self._drain_timeout = drain_timeout
         self._clock = clock
         self._children: dict[int, Child] = {}
-        self._all: set[Child] = set()
+        #: Every worker that has not ended, and what waits for its end.
+        self._all: dict[Child, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -124,7 +127,7 @@ class Crew:
 
     async def _wait(self, seconds: float) -> None:
         end = self._clock.monotonic() + seconds
-        while going := [child.gone for child in self.living()]:
+        while going := list(self._all.values()):
             left = end - self._clock.monotonic()
             await asyncio.wait(going, timeout=max(0.05, left))
             for child in self.living() if left <= 0 else ():
@@ -135,8 +138,7 @@ class Crew:
 
     async def _begin(self, number: int, *, early: bool) -> Child:
         child = await self._launch(number, early)
-        self._all.add(child)
-        self._spawn(self._see_off(child))
+        self._all[child] = asyncio.create_task(self._see_off(child))
         if self._stopping.is_set():  # told to stop while it was started
             child.state = State.LEAVING
             child.tell(Drain(0, 0.0))
@@ -144,7 +146,7 @@ class Crew:
 
     async def _see_off(self, child: Child) -> None:
         code = await asyncio.shield(child.gone)
-        self._all.discard(child)
+        self._all.pop(child)
         self._lost(child)
         self.abandoned = self.abandoned or (self._stopping.is_set() and code != 0)
 
@@ -167,15 +169,26 @@ class Crew:
                     deaths, born = 0, self._clock.monotonic()
                     continue
                 deaths = 1 if self._clock.monotonic() - born > _SOUND else deaths + 1
-                seconds = pause(deaths)
-                log.error("worker %d has ended (%s); started again in %g s", number, _how(code), seconds)
-                await asyncio.sleep(seconds)
-                if self._stopping.is_set():
-                    return
+                log.error("worker %d has ended (%s); started again in %g s", number, _how(code), self._pause(deaths))
+                deaths = await self._start_again(number, deaths)
                 born = self._clock.monotonic()
-                self.restarts["died"] += 1
+
+    async def _start_again(self, number: int, deaths: int) -> int:
+        """Put another worker in the place of a dead one; how often that has failed by now."""
+        while not self._stopping.is_set():
+            await asyncio.sleep(self._pause(deaths))
+            if self._stopping.is_set():
+                break
+            try:
                 self._children[number] = await self._begin(number, early=not self.serving())
-                await self._board(self._children[number])
+            except KeelwayError as error:
+                deaths += 1
+                log.error("%s; tried again in %g s", error.message, self._pause(deaths))
+                continue
+            self.restarts["died"] += 1
+            await self._board(self._children[number])
+            break
+        return deaths
 
     async def _board(self, child: Child) -> bool:
         """Wait until a new worker is loaded and takes connections; whether it does. One that cannot is ended."""
@@ -192,7 +205,11 @@ class Crew:
     async def _replace(self, number: int) -> bool:
         async with self._places[number]:
             old = self._children[number]
-            new = await self._begin(number, early=False)
+            try:
+                new = await self._begin(number, early=False)
+            except KeelwayError as error:
+                log.error("the reload ends here: %s", error.message)
+                return False
             if not await self._board(new):
                 log.error("the reload ends here: worker %d stays as it is", number)
                 return False
