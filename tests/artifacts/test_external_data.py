@@ -20,7 +20,7 @@ from keelway.artifacts.external_data import THRESHOLD, move_weights
 from keelway.artifacts.onnx_files import external_locations
 from keelway.errors import CorruptArtifact, KeelwayError
 
-LARGE = 160  # squared, as float32: 100 KB
+LARGE = 161  # squared, as float32: 100 KB, and no whole number of pages
 
 
 def dense(size: int = LARGE, packed: bool = False, dtype: Any = np.float32, layers: int = 2) -> onnx.ModelProto:

@@ -26,6 +26,7 @@ class Worker:
 
     def __init__(self, number: int, turn: int = 0, fails: Sequence[str] = ()) -> None:
         self.number, self.turn, self.state = number, turn, State.SERVING
+        self.admitted = False
         self.fails = set(fails)
         self.told: list[Message] = []
         self.serves = ""
@@ -90,9 +91,11 @@ class World:
         self.clock = FakeClock()
         self.wish = Wish(wanted("1.0.0"))
         self.workers = [Worker(1), Worker(2), Worker(3)]
+        for worker in self.workers:
+            worker.admitted = True
         self.agreement = Agreement(
             self.wish,
-            lambda: [one for one in self.workers if one.state is State.SERVING],  # type: ignore[misc]
+            lambda: [one for one in self.workers if one.admitted and one.state is State.SERVING],  # type: ignore[misc]
             self.clock,
         )
 
@@ -163,12 +166,32 @@ def test_who_comes_while_the_others_load_swaps_with_them() -> None:
         world.wish.change(wanted("2.0.0"))
         await world.until(lambda: all(one.told for one in world.workers))
         late = Worker(4)
+        world.workers.append(late)
         await world.agreement.admit(late)  # type: ignore[arg-type] - it serves what they serve still
         assert late.told == []
-        world.workers.append(late)
         world.workers[0].may_load.set()
         await world.until(lambda: world.serve() == ["2.0.0"] * 4)
         assert late.kinds() == ["Prepare", "Commit"]
+
+    play(scene)
+
+
+def test_who_is_brought_up_to_date_while_the_others_wait_to_swap_swaps_with_them() -> None:
+    async def scene(world: World) -> None:
+        world.wish.change(wanted("2.0.0"))
+        await world.until(lambda: world.serve() == ["2.0.0"] * 3)
+        late = Worker(4, turn=0)
+        late.may_load.clear()
+        world.workers.append(late)
+        admitting = asyncio.create_task(world.agreement.admit(late))  # type: ignore[arg-type]
+        await world.until(lambda: late.told)
+        world.wish.change(wanted("3.0.0"))
+        await world.until(lambda: all(one.kinds() == ["Prepare", "Commit", "Prepare"] for one in world.workers[:3]))
+        await asyncio.sleep(0.02)
+        late.may_load.set()
+        await admitting
+        await world.until(lambda: world.serve() == ["3.0.0"] * 4)
+        assert late.kinds() == ["Commit", "Prepare", "Commit"]
 
     play(scene)
 

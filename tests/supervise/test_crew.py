@@ -20,7 +20,7 @@ class Worker:
 
     def __init__(self, number: int, early: bool, error: KeelwayError | None) -> None:
         self.number, self.early, self.seat, self.turn = number, early, 0, 0
-        self.state = State.STARTING
+        self.state, self.admitted = State.STARTING, False
         self.told: list[Message] = []
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()

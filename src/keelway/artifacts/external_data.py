@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-from keelway.artifacts.onnx_files import Buffer, is_onnx, lengths, mapped, varint
+from keelway.artifacts.onnx_files import Buffer, is_onnx, lengths, mapped
 from keelway.artifacts.paths import open_new
 from keelway.errors import CorruptArtifact
 
@@ -22,11 +22,10 @@ _PAGE: Final = 4096
 _CHUNK: Final = 16 * 1024 * 1024
 
 _GRAPH, _INITIALIZER = 7, 5
-#: Fields of TensorProto: its datatype, its values in a form that is that of the memory, and where they lie.
-_DATATYPE, _RAW, _EXTERNAL, _LOCATION = 2, 9, 13, 14
-_FLOAT, _DOUBLE = 1, 11
-#: Packed values of these fields are their bytes in memory, for that datatype.
-_PACKED: Final = {4: _FLOAT, 10: _DOUBLE}
+#: Fields of TensorProto: where its values lie,
+_EXTERNAL, _LOCATION = 13, 14
+#: and those whose content is what lies in memory: raw bytes, and floats and doubles packed.
+_VALUES: Final = frozenset({9, 4, 10})
 
 #: A part of the new model: bytes of its own, or a range of the old one.
 _Part = bytes | tuple[int, int]
@@ -78,34 +77,12 @@ def _values(data: Buffer, start: int, end: int) -> _Weights | None:
     for number, begin, first, last in lengths(data, start, end):
         if number in found or number == _EXTERNAL:
             return None
-        if number == _RAW or number in _PACKED:
+        if number in _VALUES:
             found[number] = _Weights(begin, first, last)
     if len(found) != 1:
         return None
-    ((number, weights),) = found.items()
-    if weights.last - weights.first < THRESHOLD:
-        return None
-    return weights if number == _RAW or _datatype(data, start, end, weights) == _PACKED[number] else None
-
-
-def _datatype(data: Buffer, start: int, end: int, weights: _Weights) -> int:
-    """The datatype of a tensor, wherever it stands; 0 if there is none."""
-    value, position = 0, start
-    while position < end:
-        if position == weights.begin:
-            position = weights.last
-            continue
-        tag, position = varint(data, position, end)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == 0:
-            read, position = varint(data, position, end)
-            value = read if number == _DATATYPE else value
-        elif wire_type == 2:
-            length, position = varint(data, position, end)
-            position += length
-        else:
-            position += 8 if wire_type == 1 else 4
-    return value
+    (weights,) = found.values()
+    return weights if weights.last - weights.first >= THRESHOLD else None
 
 
 def _write_weights(data: Buffer, found: list[_Weights], path: Path) -> list[int]:

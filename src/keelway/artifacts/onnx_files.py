@@ -172,18 +172,18 @@ def lengths(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int, i
             position = run.end()
             continue
         begin = position
-        tag, position = varint(data, position, end)
+        tag, position = _varint(data, position, end)
         number, wire_type = tag >> 3, tag & 7
         if number == 0 or tag > 0xFFFF_FFFF:
             raise _broken()
         if wire_type == 2:
-            length, position = varint(data, position, end)
+            length, position = _varint(data, position, end)
             if length > end - position:
                 raise _broken()
             yield number, begin, position, position + length
             position += length
         elif wire_type == 0:
-            _, position = varint(data, position, end)
+            _, position = _varint(data, position, end)
         elif wire_type in (1, 5):
             position += 8 if wire_type == 1 else 4
         else:  # groups, which ONNX never used
@@ -192,7 +192,7 @@ def lengths(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int, i
         raise _broken()
 
 
-def varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
+def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
     """An unsigned integer of up to ten bytes, and the position after it."""
     value = 0
     for index in range(position, min(position + 10, end)):

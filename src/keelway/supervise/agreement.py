@@ -27,11 +27,11 @@ _LOADING = 600.0
 
 
 class Agreement:
-    """``serving`` answers the workers that take part now."""
+    """``admitted`` answers the workers that have been admitted and not left since."""
 
-    def __init__(self, source: ModelSource, serving: Callable[[], Sequence[Child]], clock: Clock) -> None:
+    def __init__(self, source: ModelSource, admitted: Callable[[], Sequence[Child]], clock: Clock) -> None:
         self._source = source
-        self._serving = serving
+        self._admitted = admitted
         self._clock = clock
         self._token: object = None
         self._retry_at: float | None = None
@@ -55,6 +55,7 @@ class Agreement:
                 answer = await self._commit(child)
                 for _, failure in answer.failures if isinstance(answer, Prepared) else ():
                     raise failure.error()
+            child.admitted = True
 
     async def follow(self, interval: float) -> None:
         """Ask the source every ``interval`` seconds, until cancelled. One out of reach changes nothing."""
@@ -83,7 +84,7 @@ class Agreement:
         failures: dict[ReleaseKey, Failure] = {}
         prepared: set[Child] = set()
         while True:
-            missing = [child for child in self._serving() if child not in prepared]
+            missing = [child for child in self._admitted() if child not in prepared]
             if missing:
                 for failed in await asyncio.gather(*(self._prepare(child, wanted) for child in missing)):
                     failures |= failed
@@ -91,7 +92,7 @@ class Agreement:
                 continue
             async with self._swapping:
                 # Whoever has come meanwhile is asked as well: nobody may swap alone, later than the others.
-                if all(child in prepared for child in self._serving()):
+                if all(child in prepared for child in self._admitted()):
                     await self._swap(wanted, failures)
                     return
 
@@ -117,7 +118,7 @@ class Agreement:
         self._retry_at = self._clock.monotonic() + RETRY_AFTER if waiting else None
         for release in waiting:
             log.warning("%s %s waits in all workers", release.name, release.version)
-        await asyncio.gather(*map(self._commit, self._serving()))
+        await asyncio.gather(*map(self._commit, self._admitted()))
 
     async def _commit(self, child: Child) -> object:
         child.turn = self.turn

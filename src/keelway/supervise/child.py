@@ -53,6 +53,8 @@ class Child:
         self.number = start.number
         self.seat = start.seat
         self.state = State.STARTING
+        #: Whether it serves what the others do, or will as soon as it takes connections: it is asked with them.
+        self.admitted = False
         #: The turn of the wish that it serves.
         self.turn = start.turn
         self._process = process

@@ -73,6 +73,10 @@ class Crew:
         """Every worker that has not ended, those that start or leave included."""
         return [child for child in self._all if child.state is not State.GONE]
 
+    def admitted(self) -> Sequence[Child]:
+        """The workers that have to agree on what is served: those that take part, or are about to."""
+        return [child for child in self._all if child.admitted and child.state in (State.STARTING, State.SERVING)]
+
     def serving(self) -> Sequence[Child]:
         """The workers that take part."""
         return [child for child in self._all if child.state is State.SERVING]

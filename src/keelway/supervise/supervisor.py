@@ -69,7 +69,7 @@ class Supervisor:
             serving.drain_timeout,
             self._clock,
         )
-        self._agreement = Agreement(source, self._crew.serving, self._clock)
+        self._agreement = Agreement(source, self._crew.admitted, self._clock)
         # One seat more than workers: during a reload there is one more.
         self._free = list(range(2 * serving.workers))
         self._tasks: set[asyncio.Task[None]] = set()
