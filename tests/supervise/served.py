@@ -143,6 +143,7 @@ class Served:
         ]
         self.lines: list[dict[str, Any]] = []
         self.url = self.grpc = ""
+        self._seen: dict[int, psutil.Process] = {}
 
     def write(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the settings file anew."""
@@ -176,10 +177,11 @@ class Served:
         return self
 
     def __exit__(self, *_: object) -> None:
-        tree = self.workers() if self.running() else []
+        if self.running():
+            self.workers()
         self.process.kill()
         self.process.wait()
-        for worker in tree:
+        for worker in self._seen.values():  # a supervisor that has died may have left them
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
         self._reader.join()
@@ -205,11 +207,10 @@ class Served:
         return self.process.wait(patience)
 
     def workers(self) -> list[psutil.Process]:
-        return [
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if "keelway.supervise.worker" in child.cmdline()
-        ]
+        children = psutil.Process(self.process.pid).children()
+        found = [child for child in children if "keelway.supervise.worker" in child.cmdline()]
+        self._seen |= {worker.pid: worker for worker in found}
+        return found
 
     def pids(self) -> set[int]:
         return {worker.pid for worker in self.workers()}
