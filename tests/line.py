@@ -10,6 +10,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from keelway.batching.batcher import SlotBatcher
 from keelway.codecs.rows import RowCodec
 from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.binding import Binding
@@ -18,7 +19,7 @@ from keelway.contract.signature import Feature, ModelSignature
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.guard.admission import Admission
 from keelway.guard.validation import Validator
-from keelway.observe.metrics import METRICS, ServingMetrics
+from keelway.observe.metrics import METRICS, RunMeters, ServingMetrics
 from keelway.observe.records import RecordRing
 from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot
 from keelway.testing import FakeClock, FakeRuntime
@@ -65,8 +66,19 @@ class Line:
         self.ring = RecordRing(ring)
         self.runtime = FakeRuntime(SIGNATURE.inputs, SIGNATURE.outputs, function, delay=delay)
         validator = Validator(SIGNATURE, POLICY, SEEN)
+        batcher = None
+        if executor is not None:
+            batcher = SlotBatcher(self.runtime.run, executor, self.clock, RunMeters(self.metrics, *VERSION))  # type: ignore[arg-type]
         self.version = ServedVersion(
-            *VERSION, "sha256:d", 7, SIGNATURE, Binding(SIGNATURE, 10), validator, self.runtime, executor
+            *VERSION,
+            "sha256:d",
+            7,
+            SIGNATURE,
+            Binding(SIGNATURE, 10),
+            validator,
+            self.runtime,
+            executor,
+            batcher=batcher,
         )
         self.plane = DataPlane(Admission(permits), self.metrics, self.ring, self.clock)
         self.plane.snapshot = ServingSnapshot(

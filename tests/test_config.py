@@ -203,7 +203,8 @@ def test_the_registry_lives_in_the_project_folder_unless_told_otherwise() -> Non
 
 def test_every_number_of_seconds_is_positive_and_finite() -> None:
     # R3: an event loop has no timer for infinity, and a negative one is over before it began.
+    may_be_zero = ("drain_delay", "max_queue_delay", "warm_up_seconds")
     for section, field, _ in variables():
         if isinstance(default_of(section, field), float) and field != "inline_below_ms":
-            for wrong in (-1.0, math.inf, math.nan, *([] if field == "drain_delay" else [0.0])):
+            for wrong in (-1.0, math.inf, math.nan, *([] if field in may_be_zero else [0.0])):
                 assert f"$.{section}.{field}" in refusal(None, {}, {section: {field: wrong}})

@@ -69,7 +69,7 @@ class App:
         self._records = RecordRing(settings.records.ring_size)
         self._sink: RecordSink = JsonLinesSink(Path(settings.records.file)) if settings.records.file else NullSink()
         self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock)
-        self._fleet = Fleet(source, settings.runtime, settings.limits, self._publish, self._metrics, self._clock)
+        self._fleet = Fleet(source, settings, self._publish, self._metrics, self._clock)
         self._ids = RequestIds()
         self._grpc: GrpcServer | None = None
         self._draining = False
@@ -299,7 +299,7 @@ def offline(settings: Settings, source: ModelSource) -> Iterator[tuple[ServedVer
     plane = DataPlane(Admission(1), metrics, RecordRing(1), clock)
     wanted = source.wanted()[0]
     release = next(item for item in wanted.releases if item.version == wanted.default)
-    loaded = load_version(source, release, settings.runtime, settings.limits, clock)
+    loaded = load_version(source, release, settings, clock, metrics)
     plane.snapshot = ServingSnapshot(
         {fold(wanted.name): ServedModel(wanted.name, {release.version: loaded.served}, release.version)}
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import NoReturn
 
 import msgspec
@@ -30,6 +30,7 @@ from keelway.types import (
     InferenceRequest,
     InferenceResponse,
     Principal,
+    Priority,
     RowRequest,
     Tensor,
     TensorRequest,
@@ -55,6 +56,7 @@ class InferenceCall(msgspec.Struct, frozen=True, gc=False):
     deadline: float
     header_length: int | None = None
     principal: Principal = ANONYMOUS
+    priority: Priority = Priority.INTERACTIVE
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -127,9 +129,9 @@ class DataPlane:
             passage.wanted = wanted_outputs(request, version)
             self._mark(passage)
             batcher = version.batcher
-            if batcher is not None and bound.rows is not None and bound.rows < batcher.max_rows:
+            if batcher is not None and not batcher.declines(bound.rows or 1):
                 return self._shared(passage, version, request, bound, batcher)
-            outputs = self._run(passage, version, bound.inputs)
+            outputs = version.runtime.run(bound.inputs, passage.wanted)
             # Most runtimes answer with a list; asking the abstract class costs several times as much.
             if type(outputs) is not list and not isinstance(outputs, Sequence):
                 return self._later(passage, version, request, bound, outputs)
@@ -145,13 +147,12 @@ class DataPlane:
         bound: BoundRequest,
         batcher: Batches,
     ) -> asyncio.Future[Answer]:
-        """The answer once the run is over that this request shares with others of the same turn of the loop."""
+        """The answer once the run is over that this request shares with others, or waits for. The batcher sees to the
+        deadline. Raises ``Overloaded`` where it has no room or no time."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
-        def settle(outcome: Outcome, run_rows: int) -> None:
+        def settle(outcome: Outcome) -> None:
             version.usage.end()
-            if run_rows:
-                self._meters_of(version).batch_size.observe(run_rows)
             if answer.cancelled():
                 self._observe(passage, "CANCELLED")
                 return
@@ -165,25 +166,19 @@ class DataPlane:
                 answer.set_exception(self._failure(passage, error))
 
         passage.shares = True
+        call = passage.call
+        share = Share(
+            bound.inputs, bound.rows or 1, passage.wanted, settle, answer.cancelled, call.deadline, call.priority
+        )
         version.usage.begin()
-        batcher.submit(Share(bound.inputs, bound.rows or 1, passage.wanted, settle, answer.cancelled))
+        try:
+            leave = batcher.submit(share)
+        except KeelwayError:
+            version.usage.end()
+            raise
+        if leave is not None:
+            answer.add_done_callback(leave)
         return answer
-
-    def _run(
-        self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]
-    ) -> Sequence[Array] | Awaitable[Sequence[Array]]:
-        if version.executor is None:
-            return version.runtime.run(inputs, passage.wanted)
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(version.executor, self._run_in_time, passage, version, inputs)
-
-    def _run_in_time(self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]) -> Sequence[Array]:
-        """In a worker thread, once a slot is free: work whose caller's time is up is skipped."""
-        waited = self.clock.monotonic()
-        self._meters_of(version).queue_delay.observe(waited - passage.started)
-        if waited > passage.call.deadline:
-            raise DeadlineExceeded("the deadline passed while the request waited for the model")
-        return version.runtime.run(inputs, passage.wanted)  # type: ignore[return-value]
 
     def _later(
         self,
