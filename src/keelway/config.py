@@ -105,6 +105,13 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_in_flight: Annotated[
         PositiveInt, Meta(description="Requests being answered at once; beyond it 503 with Retry-After.")
     ] = 1024
+    adaptive_concurrency: Annotated[
+        bool,
+        Meta(
+            description="Let fewer requests in at once, never fewer than 32, while more than a tenth of the answers "
+            "take over 80 % of the time that their callers give. `max_in_flight` holds in any case."
+        ),
+    ] = True
     request_timeout: Annotated[
         PositiveSeconds,
         Meta(description="Longest time for one request in seconds; a caller's X-Request-Timeout may only shorten it."),

@@ -97,17 +97,17 @@ class DataPlane:
         self._meters: dict[tuple[str, str], VersionMeters] = {}
         self._count = 0
 
-    def admit(self, transport: str) -> None:
+    def admit(self, transport: str, priority: Priority = Priority.INTERACTIVE) -> None:
         """Take a permit before a byte of the body is read; ``admission.leave`` gives it back. Raises ``Overloaded``."""
         try:
-            self.admission.enter()
+            self.admission.enter(priority)
         except KeelwayError as error:
             self.refused(transport, error)
             raise
 
     def refused(self, transport: str, error: KeelwayError) -> None:
         """Count a request that was refused before it reached a model."""
-        self._metrics.counter("ml_requests_shed_total").labels(error.code).inc()
+        self._metrics.counter("ml_requests_shed_total").labels("limit").inc()
         self._meters_of(None).answered(transport, error.code, 0.0)
 
     def infer(self, call: InferenceCall) -> Answer | Awaitable[Answer]:
@@ -273,9 +273,12 @@ class DataPlane:
     def _observe(self, passage: _Passage, code: str, error: KeelwayError | None = None) -> None:
         """Metrics and the record of one request. Never raises, never waits."""
         call, version, bound = passage.call, passage.version, passage.bound
-        duration = self.clock.monotonic() - passage.started
+        now = self.clock.monotonic()
+        duration = now - passage.started
         meters = self._meters_of(version)
         meters.answered(call.transport, code, duration)
+        if version is not None and (code == "OK" or code == "DEADLINE_EXCEEDED"):
+            self.admission.answered(version.model_digest, duration, call.deadline - passage.started, now)
         if isinstance(error, InvalidInput):
             meters.refused(error.field)
         if bound is not None:

@@ -190,13 +190,15 @@ class Fleet:
         seconds = self._clock.monotonic() - began
         self._metrics.histogram("ml_model_load_seconds").labels(release.name).observe(seconds)
         log.info(
-            "loaded %s %s in %.3f s; runs %s; %s",
+            "loaded %s %s in %.3f s; runs %s",
             release.name,
             release.version,
             seconds,
             "on the event loop" if loaded.served.executor is None else "in worker threads",
-            in_words(loaded.served.metadata["batching"]),
         )
+        batching = loaded.served.metadata["batching"]
+        if batching["policy"] != "none":
+            log.info("%s %s: %s", release.name, release.version, in_words(batching))
 
     async def _load(self, release: Release) -> Loaded:
         thread = asyncio.to_thread(load_version, self._source, release, self._settings, self._clock, self._metrics)

@@ -96,7 +96,7 @@ class ServingMetrics:
     """All metrics of one server, in a registry of their own."""
 
     def __init__(
-        self, in_flight: Callable[[], int] = lambda: 0, concurrency_limit: Callable[[], int] | None = None
+        self, in_flight: Callable[[], int] = lambda: 0, concurrency_limit: Callable[[], int] = lambda: 0
     ) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         self._counters: dict[str, Counter] = {}
@@ -114,8 +114,7 @@ class ServingMetrics:
                         name, text, labels, registry=self.registry, buckets=metric.buckets
                     )
         self.gauge("ml_requests_in_flight").set_function(in_flight)
-        if concurrency_limit is not None:
-            self.gauge("ml_concurrency_limit").set_function(concurrency_limit)
+        self.gauge("ml_concurrency_limit").set_function(concurrency_limit)
         self.gauge("ml_build_info").labels(__version__, platform.python_version()).set(1)
 
     def counter(self, name: str) -> Counter:

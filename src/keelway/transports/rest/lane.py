@@ -16,10 +16,18 @@ from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.fast_lane import Headers, Reply
 from keelway.errors import Cancelled, KeelwayError
 from keelway.observe.request_ids import RequestIds
-from keelway.transports.rest.door import check_media, header_length_of, only_model, reply_headers, timeout_of
+from keelway.transports.rest.door import (
+    check_media,
+    header_length_of,
+    only_model,
+    priority_of,
+    reply_headers,
+    timeout_of,
+)
 from keelway.transports.rest.errors import HttpRefusal, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
+from keelway.types import Priority
 
 _REMEMBERED = 512
 #: A head of more bytes than that is judged anew each time.
@@ -34,6 +42,7 @@ class _Opening(NamedTuple):
     route: InferenceRoute
     seconds: float
     header_length: int | None
+    priority: Priority
 
 
 class InferenceLane:
@@ -73,7 +82,7 @@ class InferenceLane:
                 if len(self._verdicts) >= _REMEMBERED:
                     self._verdicts.clear()
                 self._verdicts[key] = opening
-        if opening is None or not self.plane.admission.try_enter():
+        if opening is None or not self.plane.admission.try_enter(opening.priority):
             return None
         return InferenceExchange(self, opening, self.plane.clock.monotonic() + opening.seconds)
 
@@ -89,7 +98,8 @@ class InferenceLane:
         try:
             self._origins.check(given, "POST")
             check_media(given)
-            return _Opening(route, timeout_of(given, self._request_timeout), header_length_of(given))
+            seconds = timeout_of(given, self._request_timeout)
+            return _Opening(route, seconds, header_length_of(given), priority_of(given))
         except (KeelwayError, HttpRefusal):
             return None
 
@@ -111,13 +121,21 @@ class InferenceExchange:
 
     def answer(self, body: bytes) -> Reply | asyncio.Future[Answer]:
         plane = self._lane.plane
-        route, _, header_length = self._opening
+        route, _, header_length, priority = self._opening
         self._request_id = request_id = self._lane.ids.next()
         try:
             model = route.model or only_model(plane.snapshot)
             answer = plane.infer(
                 InferenceCall(
-                    model, route.selector, route.codec, body, route.transport, request_id, self._deadline, header_length
+                    model,
+                    route.selector,
+                    route.codec,
+                    body,
+                    route.transport,
+                    request_id,
+                    self._deadline,
+                    header_length,
+                    priority=priority,
                 )
             )
         except KeelwayError as error:
