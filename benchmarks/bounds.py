@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from benchmarks.lineup import KEELWAY, Scenario
+from benchmarks.lineup_batching import ALONE
 from benchmarks.results import Section
 from benchmarks.rounds import Spread, better_of, ratios
 
@@ -45,6 +46,9 @@ BOUNDS = (
     Bound("rest", "REST", ONE_ROW, ("FastAPI",), "FastAPI", 2),
     Bound("rest", "REST", MANY_ROWS, ("MLServer", "KServe"), "the better of MLServer and KServe", 3),
     Bound("rest", "REST", ONE_ROW, ("uvicorn, raw ASGI",), "uvicorn, raw ASGI, with the same inference", 0.5),
+    Bound("turns", "Runs shared in a turn of the loop", ONE_ROW, (ALONE,), "without sharing", 1.25),
+    Bound("turns", "Runs shared in a turn of the loop", Scenario(1, 1), (ALONE,), "without sharing", 0.97),
+    Bound("batching", "Batching an idle model", Scenario(1, 1), (ALONE,), "without batching", 0.97),
     Bound("grpc", "gRPC", ONE_ROW, ("grpc.aio, bare",), "bare grpc.aio with the same inference", 0.85),
 )
 
