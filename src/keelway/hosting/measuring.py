@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -98,7 +97,7 @@ def _seconds(model: Measurable, rows: int, ends: float, clock: Clock) -> float |
     except Exception as error:  # noqa: BLE001 - a model may refuse more rows than one; then it gets one
         log.warning("a warm-up run of %d rows failed with %s", rows, type(error).__name__)
         return None
-    return median(times[1:])
+    return min(times)  # a busy machine makes runs longer, never shorter
 
 
 def why_rows_depend(model: Measurable, rows: int) -> str:
