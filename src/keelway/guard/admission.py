@@ -32,7 +32,7 @@ class Admission:
     def enter(self, priority: Priority = Priority.INTERACTIVE) -> None:
         """Take a permit, to be given back with ``leave``. Raises ``Overloaded`` when none is left."""
         if not self.try_enter(priority):
-            raise Overloaded("the server is answering as many requests as it may; try again", retry_after=1.0)
+            raise overloaded()
 
     def try_enter(self, priority: Priority = Priority.INTERACTIVE) -> bool:
         """Take a permit if one is left; whether it was."""
@@ -67,3 +67,8 @@ class Admission:
         if now - self._forgot >= _FORGET_SECONDS:
             self._forgot = now
             self._minima = {model: minimum * _FORGET for model, minimum in self._minima.items()}
+
+
+def overloaded() -> Overloaded:
+    """Why a request without a permit is refused."""
+    return Overloaded("the server is answering as many requests as it may; try again", retry_after=1.0)

@@ -1,7 +1,7 @@
 """Inference on the fast lane: what ``door.py`` does for a request that arrives in ASGI, for one that needs none.
 
 A head is judged once and its verdict kept, since the same few heads come again and again. Whatever is not plainly
-right (a wrong type, an unknown host, a body of unknown length, no permit left) takes the usual way, where ``door.py``
+right (a wrong type, an unknown host, a body of unknown length) takes the usual way, where ``door.py``
 says what is wrong with it.
 """
 
@@ -15,6 +15,7 @@ from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.fast_lane import Headers, Reply
 from keelway.errors import Cancelled, KeelwayError
+from keelway.guard.admission import overloaded
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.rest.door import (
     check_media,
@@ -71,7 +72,7 @@ class InferenceLane:
     def closing(self) -> bool:
         return self._closing()
 
-    def open(self, target: bytes, headers: Headers) -> InferenceExchange | None:
+    def open(self, target: bytes, headers: Headers) -> InferenceExchange | Refusal | None:
         """See ``keelway.edge.fast_lane.Lane``. Takes a permit."""
         key = (target, *headers)
         if key in self._verdicts:
@@ -82,8 +83,11 @@ class InferenceLane:
                 if len(self._verdicts) >= _REMEMBERED:
                     self._verdicts.clear()
                 self._verdicts[key] = opening
-        if opening is None or not self.plane.admission.try_enter(opening.priority):
+        if opening is None:
             return None
+        if not self.plane.admission.try_enter(opening.priority):
+            # Under overload most requests come here: to refuse one must cost less than to answer it.
+            return Refusal(self, opening)
         return InferenceExchange(self, opening, self.plane.clock.monotonic() + opening.seconds)
 
     def _judge(self, target: bytes, headers: Headers) -> _Opening | None:
@@ -106,6 +110,27 @@ class InferenceLane:
     def _fits(self, headers: Mapping[bytes, bytes]) -> bool:
         length = headers.get(b"content-length", b"")
         return length.isdigit() and len(length) < 16 and int(length) <= self._max_body_bytes
+
+
+class Refusal:
+    """A request for which no permit is left. Its body is read, so that the caller hears why, and forgotten."""
+
+    __slots__ = ("_lane", "_opening")
+
+    def __init__(self, lane: InferenceLane, opening: _Opening) -> None:
+        self._lane = lane
+        self._opening = opening
+
+    def answer(self, body: bytes) -> Reply:
+        error, route = overloaded(), self._opening.route
+        self._lane.plane.refused(route.transport, error)
+        return Reply(*error_reply(error, route.error_body, self._lane.ids.next()))
+
+    def settle(self, future: asyncio.Future[Answer]) -> Reply | None:
+        raise AssertionError("a refusal has no future")
+
+    def abandon(self) -> None:
+        """It holds nothing."""
 
 
 class InferenceExchange:
