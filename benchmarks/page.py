@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from benchmarks import bounds, chart
 from benchmarks import lineup_batching as overload
 from benchmarks.bounds import ONE_ROW, Outcome
-from benchmarks.lineup import GRPC, KEELWAY, LEADS, REST, Lineup
+from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup
 from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.results import Section
 from benchmarks.rounds import Spread, ratios, spread
 
 PICTURE = "benchmarks.svg"
 PROCESS = "process"
+KEY_MICROSECONDS = 5
 Sections = Mapping[str, Section]
 
 _TOP = """# Benchmarks
@@ -54,6 +55,7 @@ def render(sections: Sections) -> str:
         "batching": lambda section: _served("Batches", BATCHING, section),
         "overload": _overload,
         "turns": lambda section: _served("Runs shared in a turn of the loop", TURNS, section),
+        "cache": _cache,
         "python": _python,
         "command": _command,
         "growth": _growth,
@@ -159,6 +161,17 @@ def _process_row(section: Section, server: str) -> list[str]:
     ]
 
 
+def _cache(section: Section) -> Iterator[str]:
+    yield from _served("Answers from memory", CACHED, section)
+    if section.values("key", KEELWAY, "key") is not None:
+        key = _of(section, "key", KEELWAY, "key")
+        verdict = "met" if key.median <= KEY_MICROSECONDS else "missed"
+        yield (
+            f"The key of one row of 50 packed features takes {key.median:.2f} µs ({key.lowest:.2f} to "
+            f"{key.highest:.2f}); at most {KEY_MICROSECONDS} µs: **{verdict}**."
+        )
+
+
 def _python(section: Section) -> Iterator[str]:
     yield "## One row: the converted model against scikit-learn"
     rows = []
@@ -235,7 +248,7 @@ def _provenance(section: Section) -> str:
 def _settings(sections: Sections) -> Iterator[str]:
     yield "## Servers, versions and settings"
     lines: list[str] = []
-    lineups = {"rest": REST, "grpc": GRPC, "leads": LEADS, "batching": BATCHING, "turns": TURNS}
+    lineups = {"rest": REST, "grpc": GRPC, "leads": LEADS, "batching": BATCHING, "turns": TURNS, "cache": CACHED}
     for name, lineup in lineups.items():
         if name not in sections:
             continue

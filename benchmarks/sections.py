@@ -18,12 +18,15 @@ import numpy as np
 import onnxruntime
 
 from benchmarks import here, overload, served
-from benchmarks.lineup import GRPC, KEELWAY, LEADS, REST, Lineup, Scenario
+from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup, Scenario
 from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.models import KEELWAY_COMMAND, Model
 from benchmarks.processes import weight
 from benchmarks.results import Figures, Notebook, Section
 from benchmarks.served import Bench
+from keelway.cache.key import KeyMaker
+from keelway.contract.signature import Feature, ModelSignature
+from keelway.types import TensorSpec
 
 Measured = tuple[tuple[Figures, ...], dict[str, str], dict[str, str]]
 LINEUPS: Mapping[str, Lineup] = {
@@ -32,8 +35,10 @@ LINEUPS: Mapping[str, Lineup] = {
     "leads": LEADS,
     "batching": BATCHING,
     "turns": TURNS,
+    "cache": CACHED,
 }
 GROWTH_CONNECTIONS, GROWTH_SECONDS = 16, 10.0
+KEY_FEATURES = 50
 _PACKAGES = ("keelway", "onnxruntime", "scikit-learn", "skl2onnx", "numpy")
 
 
@@ -79,6 +84,23 @@ def _lineup(name: str) -> Callable[[Request], Measured]:
         return notebook.figures(lineup.names), versions, absent
 
     return run
+
+
+def _cache(request: Request) -> Measured:
+    """Answers from memory, and the time of a key: microseconds, one row of ``KEY_FEATURES`` packed FP32 features."""
+    lineup = chosen(CACHED, request.servers)
+    notebook, versions, absent = served.measure(lineup, request.bench)
+    names = tuple(f"feature_{position}" for position in range(KEY_FEATURES))
+    signature = ModelSignature(
+        tuple(Feature(name, "FP32") for name in names),
+        (TensorSpec("input", "FP32", (-1, KEY_FEATURES), names),),
+        (TensorSpec("score", "FP32", (-1,)),),
+    )
+    maker = KeyMaker((KEELWAY, "1.0.0", "sha256:0", "1"), signature)
+    inputs = {"input": np.linspace(-1, 1, KEY_FEATURES, dtype=np.float32).reshape(1, -1)}
+    for _ in range(request.bench.rounds):
+        notebook.add("key", KEELWAY, key=microseconds(partial(maker.key, inputs, ("score",), None), 100_000))
+    return notebook.figures(lineup.names), versions, absent
 
 
 def _python(request: Request) -> Measured:
@@ -161,6 +183,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Request], Measured]]] = {
     "batching": ("a model that gains from batches: servers that batch, idle and busy", _lineup("batching")),
     "overload": ("the same model at its limit and beyond, with deadlines; keelway alone", _overload),
     "turns": ("the forest with and without runs shared in a turn of the loop", _lineup("turns")),
+    "cache": ("an answer from memory beside the least that HTTP takes, and the time of a key", _cache),
     "python": ("one row: the converted model against scikit-learn, without a server", _python),
     "command": ("CPU time of `keelway --help`", _command),
     "growth": ("memory over many requests", _growth),

@@ -85,6 +85,7 @@ def _measure_one(one: Server, python: Path, lineup: Lineup, bench: Bench, notebo
         asked = [scenario for scenario in lineup.scenarios if scenario.rows <= one.most_rows]
         replies = {rows: check(one, running, model, rows) for rows in sorted({scenario.rows for scenario in asked})}
         check_count(one, running, model, bench, replies[1])
+        check_header(one, running, model)
         warm = Scenario(1, min(16, max(scenario.connections for scenario in asked)))
         apply(one, running, model, bench, warm, replies[1], seconds=min(1.0, bench.seconds))
         for scenario in asked:
@@ -118,7 +119,7 @@ def started(
     folder = model.registry if "{keelway}" in one.command else scratch / "".join(filter(str.isalnum, one.name))
     folder.mkdir(parents=True, exist_ok=True)
     environment = {"BENCH_MODEL": str(model.onnx), "BENCH_PIPELINE": str(model.pipeline), "PYTHONPATH": str(ROOT)}
-    environment |= {"BENTOML_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1"}
+    environment |= {"BENTOML_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", **dict(one.environment)}
     environment |= settings or {}
     if one.needs_library_path:
         environment |= peers.library_path(python)
@@ -170,6 +171,15 @@ def check_count(one: Server, running: Running, model: Model, bench: Bench, reply
     grown = counted(one.counter, running) - before
     if grown != done.requests:
         raise Refused(f"h2load counted {done.requests} successes, the server {grown:g}")
+
+
+def check_header(one: Server, running: Running, model: Model) -> None:
+    """A reply to a body that was sent before carries the header that it has to. ``Refused`` otherwise."""
+    if one.says is not None:
+        name, value = one.says
+        found = ask(one, running.ports, one.format.write(model.rows.iloc[:1])).headers.get(name)
+        if found != value:
+            raise Refused(f"a reply says {name}: {found}, and not {value}")
 
 
 def counted(counter: Counter, running: Running) -> float:

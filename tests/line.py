@@ -10,8 +10,11 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from keelway.app import answer_cache
 from keelway.batching.batcher import SlotBatcher
+from keelway.batching.turn import TurnBatcher
 from keelway.codecs.rows import RowCodec
+from keelway.config import load_settings
 from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.binding import Binding
 from keelway.contract.constraints import Constraint, Policy
@@ -50,7 +53,8 @@ def boom(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
 
 
 class Line:
-    """A data plane with one model, and what its requests have left behind."""
+    """A data plane with one model, and what its requests have left behind. ``cache`` are settings of a cache, which it
+    has if they are given; ``batched``: requests of one turn of the loop share a run."""
 
     def __init__(
         self,
@@ -60,15 +64,18 @@ class Line:
         executor: Executor | None = None,
         ring: int = 1000,
         permits: int = 4,
+        cache: Mapping[str, Any] | None = None,
+        batched: bool = False,
     ) -> None:
         self.clock = FakeClock(start=1_000.0)
         self.metrics = ServingMetrics()
         self.ring = RecordRing(ring)
         self.runtime = FakeRuntime(SIGNATURE.inputs, SIGNATURE.outputs, function, delay=delay)
         validator = Validator(SIGNATURE, POLICY, SEEN)
-        batcher = None
+        meters = RunMeters(self.metrics, *VERSION)
+        batcher: SlotBatcher | TurnBatcher | None = TurnBatcher(self.runtime.run, 8, meters) if batched else None  # type: ignore[arg-type]
         if executor is not None:
-            batcher = SlotBatcher(self.runtime.run, executor, self.clock, RunMeters(self.metrics, *VERSION))  # type: ignore[arg-type]
+            batcher = SlotBatcher(self.runtime.run, executor, self.clock, meters)  # type: ignore[arg-type]
         self.version = ServedVersion(
             *VERSION,
             "sha256:d",
@@ -80,7 +87,9 @@ class Line:
             executor,
             batcher=batcher,
         )
-        self.plane = DataPlane(Admission(permits), self.metrics, self.ring, self.clock)
+        settings = load_settings(None, {}, {"cache": {"enabled": cache is not None, "jitter": 0.0, **(cache or {})}})
+        self.cache = answer_cache(settings, self.metrics, self.clock)
+        self.plane = DataPlane(Admission(permits), self.metrics, self.ring, self.clock, self.cache)
         self.plane.snapshot = ServingSnapshot(
             {"churn": ServedModel("churn", {"1.2.0": self.version}, "1.2.0")}, frozenset({"churn", "asleep"})
         )

@@ -102,12 +102,14 @@ class GatedRuntime(FakeRuntime):
 
 @dataclass
 class Item:
-    """One version on the shelf. ``opener`` makes its runtime anew at each loading, or raises why it cannot."""
+    """One version on the shelf. ``opener`` makes its runtime anew at each loading, or raises why it cannot; ``runtime``
+    is what its manifest says. Requests share runs of ``onnx`` alone."""
 
     opener: Callable[[], Runtime]
     signature: ModelSignature = SCORE_SIGNATURE
     policy: Policy = field(default_factory=Policy)
     baseline: Baseline | None = None
+    runtime: str = "onnx"
 
     def release(self, name: str, version: str) -> Release:
         return Release(name, version, f"sha256:{name}-{version}", self.policy, self.baseline)
@@ -163,7 +165,7 @@ class Shelf:
         item = self._items[release.name, release.version]
         runtime = item.opener()
         self.opened.append((release.name, release.version, runtime))
-        return Opened(Manifest((), item.signature, "onnx"), runtime)
+        return Opened(Manifest((), item.signature, item.runtime), runtime)
 
     def follow(self, name: str) -> None:
         if name in self._wanted:

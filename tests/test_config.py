@@ -17,7 +17,9 @@ EVERY_SETTING = pytest.mark.parametrize(
 )
 
 #: Settings whose values are checked against a pattern or may be 0: setting -> another valid value than the default.
-OTHERS = {"logs.level": "warning", "logs.format": "text"}
+OTHERS: dict[str, Any] = {"logs.level": "warning", "logs.format": "text", "cache.jitter": 0.5}
+#: Seconds that may be none at all.
+MAY_BE_0 = {"drain_delay", "negative_ttl", "lease_wait", "max_queue_delay", "warm_up_seconds"}
 
 
 def default_of(section: str, field: str) -> Any:
@@ -33,7 +35,7 @@ def another(section: str, field: str) -> Any:
         case int():
             return default + 1
         case float():
-            return default + 1.5
+            return OTHERS.get(f"{section}.{field}", default + 1.5)
         case tuple():
             return ("one", "two")
         case _:
@@ -203,8 +205,11 @@ def test_the_registry_lives_in_the_project_folder_unless_told_otherwise() -> Non
 
 def test_every_number_of_seconds_is_positive_and_finite() -> None:
     # R3: an event loop has no timer for infinity, and a negative one is over before it began.
-    may_be_zero = ("drain_delay", "max_queue_delay", "warm_up_seconds")
     for section, field, _ in variables():
-        if isinstance(default_of(section, field), float) and field != "inline_below_ms":
-            for wrong in (-1.0, math.inf, math.nan, *([] if field in may_be_zero else [0.0])):
+        if isinstance(default_of(section, field), float) and field not in (
+            "inline_below_ms",
+            "early_refresh",
+            "jitter",
+        ):
+            for wrong in (-1.0, math.inf, math.nan, *([] if field in MAY_BE_0 else [0.0])):
                 assert f"$.{section}.{field}" in refusal(None, {}, {section: {field: wrong}})

@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[1]
 LOCKED = ROOT / "requirements"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BASE: list[str] = PROJECT["project"]["dependencies"]
-EXTRAS: list[str] = [text for extra in PROJECT["project"]["optional-dependencies"].values() for text in extra]
+OPTIONAL: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+#: What stays out of `all` is no part of dev.txt: PyTorch, whose build depends on the machine, and what needs it.
+EXTRAS: list[str] = [
+    text for name, extra in OPTIONAL.items() if name not in ("torch", "transformers") for text in extra
+]
 DEV: list[str] = PROJECT["dependency-groups"]["dev"]
 RUN_MAKE_LOCK = "pyproject.toml and the lock differ: run `make lock`"
 

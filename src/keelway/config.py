@@ -203,6 +203,78 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     ] = 1.0
 
 
+class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    enabled: Annotated[
+        bool, Meta(description="Answer a request that was answered before without running the model again.")
+    ] = False
+    exclude: Annotated[
+        tuple[str, ...],
+        Meta(description="Models whose answers are never kept: those that may answer the same request differently."),
+    ] = ()
+    max_bytes: Annotated[
+        PositiveInt, Meta(description="Memory for answers, in bytes; beyond it the least recently used go.")
+    ] = 64 * 1024 * 1024
+    max_value_bytes: Annotated[
+        PositiveInt, Meta(description="Largest answer that is kept, in bytes, in memory or in Redis.")
+    ] = 1024 * 1024
+    ttl: Annotated[PositiveSeconds, Meta(description="Longest time in seconds that an answer is kept.")] = 300.0
+    jitter: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="Share of the time that each answer's is shortened by at random, at most, so that what was "
+            "answered together does not expire together.",
+        ),
+    ] = 0.1
+    early_refresh: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e6,
+            description="How early an answer is made anew before it expires, in times that making it took, on average. "
+            "0: not before.",
+        ),
+    ] = 1.0
+    negative_ttl: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e9,
+            description="Seconds that an error is kept which the same request will meet again. 0: no error is kept.",
+        ),
+    ] = 10.0
+    redis_url: Annotated[
+        str,
+        Meta(
+            description="Redis or Valkey where servers share answers: `redis://host:6379/0`, `rediss://` with TLS. "
+            "Empty: answers stay in this process."
+        ),
+    ] = ""
+    redis_timeout: Annotated[
+        PositiveSeconds, Meta(description="Seconds that one question to Redis may take, connecting included.")
+    ] = 0.025
+    redis_failures: Annotated[
+        PositiveInt, Meta(description="Failures of Redis in a row after which it is not asked for a while.")
+    ] = 3
+    redis_pause: Annotated[
+        PositiveSeconds, Meta(description="Seconds for which it is not asked then; afterwards one request tries.")
+    ] = 5.0
+    lease: Annotated[
+        PositiveSeconds,
+        Meta(description="Longest time in seconds that one server may work on an answer while others wait for it."),
+    ] = 5.0
+    lease_wait: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e9,
+            description="Seconds that a request waits for the answer that another server is working on, before it "
+            "runs the model itself.",
+        ),
+    ] = 0.5
+
+
 class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     file: Annotated[
         str, Meta(description="JSON Lines file that inference records are appended to. Empty: not written.")
@@ -239,6 +311,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     runtime: RuntimeSettings = RuntimeSettings()
     batching: BatchingSettings = BatchingSettings()
     serving: ServingSettings = ServingSettings()
+    cache: CacheSettings = CacheSettings()
     records: RecordSettings = RecordSettings()
     logs: LogSettings = LogSettings()
 

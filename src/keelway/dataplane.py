@@ -1,4 +1,4 @@
-"""The request line: ``admit → parse → route → authorise → bind → validate → batch → run → encode → observe``.
+"""The request line: ``admit → parse → route → authorise → bind → validate → cache → batch → run → encode → observe``.
 
 This module alone knows the order. It knows no transport and builds nothing: the app hands it the stages. A request that
 waits for nothing is answered directly, without a task; one that must wait is answered by an awaitable.
@@ -9,14 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import NoReturn
 
 import msgspec
 
+from keelway.batching.awaited import awaited
 from keelway.batching.policy import Outcome, Share
+from keelway.cache.answers import OWN_RUN, STATUS, AnswerCache, Seen
+from keelway.cache.entries import Entry
+from keelway.cache.flight import Flight
 from keelway.clock import Clock
-from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound
+from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound, RowsRefused
 from keelway.guard.admission import Admission
+from keelway.guard.validation import is_atomic, without_refused
 from keelway.observe.metrics import ServingMetrics, VersionMeters
 from keelway.observe.records import RecordRing
 from keelway.ports import Codec, Encoded
@@ -31,7 +37,6 @@ from keelway.types import (
     InferenceResponse,
     Principal,
     Priority,
-    RowRequest,
     Tensor,
     TensorRequest,
 )
@@ -60,10 +65,12 @@ class InferenceCall(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """An encoded reply and the version that really gave it."""
+    """An encoded reply and the version that really gave it. ``cache_status`` is what the cache did for it, as RFC 9211
+    writes it, empty where there is none."""
 
     encoded: Encoded
     version: ServedVersion
+    cache_status: bytes = b""
 
 
 class _Passage(msgspec.Struct):
@@ -77,6 +84,8 @@ class _Passage(msgspec.Struct):
     bound: BoundRequest | None = None
     wanted: tuple[str, ...] = ()
     shares: bool = False
+    cache: str = ""
+    flight: Flight | None = None
 
 
 class DataPlane:
@@ -88,12 +97,14 @@ class DataPlane:
         metrics: ServingMetrics,
         records: RecordRing,
         clock: Clock,
+        cache: AnswerCache | None = None,
     ) -> None:
         self.snapshot = ServingSnapshot()
         self.admission = admission
         self.clock = clock
         self._metrics = metrics
         self._records = records
+        self._cache = cache
         self._meters: dict[tuple[str, str], VersionMeters] = {}
         self._count = 0
 
@@ -128,16 +139,84 @@ class DataPlane:
             passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
             passage.wanted = wanted_outputs(request, version)
             self._mark(passage)
-            batcher = version.batcher
-            if batcher is not None and not batcher.declines(bound.rows or 1):
-                return self._shared(passage, version, request, bound, batcher)
-            outputs = version.runtime.run(bound.inputs, passage.wanted)
+            while True:
+                try:
+                    if self._cache is not None:
+                        cached = self._cached(self._cache, passage, version, request, bound)
+                        if cached is not None:
+                            return cached
+                    batcher = version.batcher
+                    if batcher is not None and not batcher.declines(bound.rows or 1):
+                        return self._shared(passage, version, request, bound, batcher)
+                    outputs = version.runtime.run(bound.inputs, passage.wanted)
+                    break
+                except RowsRefused as refused:
+                    bound = self._without(passage, request, bound, refused)
             # Most runtimes answer with a list; asking the abstract class costs several times as much.
             if type(outputs) is not list and not isinstance(outputs, Sequence):
                 return self._later(passage, version, request, bound, outputs)
             return self._finish(passage, version, request, bound, outputs)
         except Exception as error:  # noqa: BLE001 - whatever a stage raises becomes a KeelwayError
             self._fail(passage, error)
+
+    def _cached(
+        self,
+        cache: AnswerCache,
+        passage: _Passage,
+        version: ServedVersion,
+        request: InferenceRequest,
+        bound: BoundRequest,
+    ) -> Answer | Awaitable[Answer] | None:
+        """The answer that needs no run, or may have to wait for another's. ``None``: run the model, as ever."""
+        found = cache.look(version, bound.inputs, passage.wanted, passage.call.principal.tenant)
+        if isinstance(found, Entry):
+            passage.cache, passage.times = "hit", None
+            return self._finish(passage, version, request, bound, found.result())
+        passage.cache = "bypass" if found is None else "miss"
+        if isinstance(found, Seen):
+            passage.times = None
+            return self._later(passage, version, request, bound, self._fetched(cache, found, passage, version, bound))
+        passage.flight = found
+        self._mark(passage)
+        return None
+
+    async def _fetched(
+        self, cache: AnswerCache, seen: Seen, passage: _Passage, version: ServedVersion, bound: BoundRequest
+    ) -> Sequence[Array]:
+        compute = partial(self._outputs, passage, version, bound)
+        entry, passage.cache = await cache.fetch(seen, len(passage.wanted), compute)
+        return entry.result()
+
+    def _outputs(
+        self, passage: _Passage, version: ServedVersion, bound: BoundRequest
+    ) -> Sequence[Array] | Awaitable[Sequence[Array]]:
+        """What batch and run make of the request, not yet encoded: for the cache, which gives it to others too."""
+        batcher = version.batcher
+        if batcher is None or batcher.declines(bound.rows or 1):
+            return version.runtime.run(bound.inputs, passage.wanted)
+        passage.shares = True
+        call = passage.call
+        return awaited(batcher.submit, bound.inputs, bound.rows or 1, passage.wanted, call.deadline, call.priority)
+
+    async def _outputs_later(self, passage: _Passage, version: ServedVersion, bound: BoundRequest) -> Sequence[Array]:
+        outputs = self._outputs(passage, version, bound)
+        return outputs if isinstance(outputs, Sequence) else await outputs
+
+    def _without(
+        self, passage: _Passage, request: InferenceRequest, bound: BoundRequest, refused: RowsRefused
+    ) -> BoundRequest:
+        """As ``without_refused``; what comes now is the answer to another question than was asked of the cache."""
+        if self._cache is not None:
+            self._settle(passage, refused)
+            passage.cache, passage.times = passage.cache and "miss", None
+        passage.bound = without_refused(request, bound, refused)
+        return passage.bound
+
+    def _settle(self, passage: _Passage, error: KeelwayError | None) -> None:
+        """Tell those who wait for the run of this request that it came to nothing."""
+        flight, passage.flight = passage.flight, None
+        if flight is not None and self._cache is not None:
+            self._cache.crash(flight, error)
 
     def _shared(
         self,
@@ -150,11 +229,30 @@ class DataPlane:
         """The answer once the run is over that this request shares with others, or waits for. The batcher sees to the
         deadline. Raises ``Overloaded`` where it has no room or no time."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        passage.shares = True
+        wanted, when = passage.wanted, (passage.call.deadline, passage.call.priority)
 
-        def settle(outcome: Outcome) -> None:
+        def submit(bound: BoundRequest) -> None:
+            share = Share(bound.inputs, bound.rows or 1, wanted, partial(settle, bound), answer.cancelled, *when)
+            version.usage.begin()
+            try:
+                leave = batcher.submit(share)
+            except KeelwayError:
+                version.usage.end()
+                raise
+            if leave is not None:
+                answer.add_done_callback(leave)
+
+        def settle(bound: BoundRequest, outcome: Outcome) -> None:
             version.usage.end()
             if answer.cancelled():
                 self._observe(passage, "CANCELLED")
+                return
+            if isinstance(outcome, RowsRefused):
+                try:
+                    submit(self._without(passage, request, bound, outcome))
+                except Exception as error:  # noqa: BLE001 - as in infer
+                    answer.set_exception(self._failure(passage, error))
                 return
             try:
                 if isinstance(outcome, Exception):
@@ -165,19 +263,7 @@ class DataPlane:
             except Exception as error:  # noqa: BLE001 - as in infer
                 answer.set_exception(self._failure(passage, error))
 
-        passage.shares = True
-        call = passage.call
-        share = Share(
-            bound.inputs, bound.rows or 1, passage.wanted, settle, answer.cancelled, call.deadline, call.priority
-        )
-        version.usage.begin()
-        try:
-            leave = batcher.submit(share)
-        except KeelwayError:
-            version.usage.end()
-            raise
-        if leave is not None:
-            answer.add_done_callback(leave)
+        submit(bound)
         return answer
 
     def _later(
@@ -213,7 +299,13 @@ class DataPlane:
     ) -> Answer:
         try:
             async with asyncio.timeout(max(0.0, passage.call.deadline - self.clock.monotonic())) as timer:
-                arrays = await outputs
+                while True:
+                    try:
+                        arrays = await outputs
+                        break
+                    except RowsRefused as refused:
+                        bound = self._without(passage, request, bound, refused)
+                        outputs = asyncio.ensure_future(self._outputs_later(passage, version, bound))
             return self._finish(passage, version, request, bound, arrays)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -235,6 +327,9 @@ class DataPlane:
         arrays: Sequence[Array],
     ) -> Answer:
         self._mark(passage)
+        if passage.flight is not None and self._cache is not None:
+            flight, passage.flight = passage.flight, None
+            self._cache.land(flight, arrays, len(passage.wanted))
         call = passage.call
         datatypes = version.output_datatypes
         response = InferenceResponse(
@@ -255,7 +350,7 @@ class DataPlane:
         encoded = call.codec.encode(response, request)
         self._mark(passage)
         self._observe(passage, "OK")
-        return Answer(encoded, version)
+        return Answer(encoded, version, STATUS[passage.cache])
 
     def _fail(self, passage: _Passage, error: Exception) -> NoReturn:
         raise self._failure(passage, error) from None
@@ -272,6 +367,8 @@ class DataPlane:
 
     def _observe(self, passage: _Passage, code: str, error: KeelwayError | None = None) -> None:
         """Metrics and the record of one request. Never raises, never waits."""
+        if passage.flight is not None:
+            self._settle(passage, error)
         call, version, bound = passage.call, passage.version, passage.bound
         now = self.clock.monotonic()
         duration = now - passage.started
@@ -281,8 +378,10 @@ class DataPlane:
             self.admission.answered(version.model_digest, duration, call.deadline - passage.started, now)
         if isinstance(error, InvalidInput):
             meters.refused(error.field)
+        if passage.cache:
+            meters.cached(passage.cache)
         if bound is not None:
-            if code == "OK" and not passage.shares:
+            if code == "OK" and not passage.shares and passage.cache in OWN_RUN:
                 meters.batch_size.observe(bound.rows or 1)
             if bound.tags:
                 meters.tagged(bound.tags)
@@ -306,6 +405,7 @@ class DataPlane:
                 (bound.rows or 1) if bound else 0,
                 duration,
                 bound.tags if bound else (),
+                passage.cache not in OWN_RUN,
             )
         )
 
@@ -334,11 +434,6 @@ def target(call: InferenceCall, request: InferenceRequest) -> tuple[str, str | N
     if call.model or isinstance(request, ColumnRequest):
         return call.model, call.selector
     return request.model, request.selector
-
-
-def is_atomic(request: InferenceRequest) -> bool:
-    """Whether one bad row fails the whole request."""
-    return not isinstance(request, RowRequest) or request.atomic
 
 
 def wanted_outputs(request: InferenceRequest, version: ServedVersion) -> tuple[str, ...]:

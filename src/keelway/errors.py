@@ -4,7 +4,8 @@ The tree::
 
     KeelwayError
     ├── InvalidInput            the caller's values, names, shapes or datatypes do not fit   (INVALID_ARGUMENT)
-    │   └── MalformedRequest    the bytes are not what the format says they are              (INVALID_ARGUMENT)
+    │   ├── MalformedRequest    the bytes are not what the format says they are              (INVALID_ARGUMENT)
+    │   └── RowsRefused         rows that only the model's own steps could judge             (INVALID_ARGUMENT)
     ├── PayloadTooLarge         a byte, row or nesting cap was passed                        (OUT_OF_RANGE)
     ├── Unauthenticated         no credential, or one that does not hold                     (UNAUTHENTICATED)
     ├── PermissionDenied        a known caller without the scope, or a feature switched off  (PERMISSION_DENIED)
@@ -28,6 +29,7 @@ internal path or exception text. A test walks this tree.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -83,6 +85,24 @@ class InvalidInput(KeelwayError):
 
 class MalformedRequest(InvalidInput):
     pass
+
+
+class RowsRefused(InvalidInput):
+    """Raised by a runtime that refuses some rows of a run and could answer the others, as steps that read pictures or
+    text do.
+
+    ``errors`` maps the position of each refused row in the run to its error.
+    """
+
+    errors: Mapping[int, InvalidInput] = {}
+
+    @classmethod
+    def of(cls, errors: Mapping[int, InvalidInput]) -> RowsRefused:
+        """With the message of the first of ``errors``, one at least, and its position."""
+        row, first = min(errors.items())
+        refused = cls(f"row {row}: {first.message}", field=first.field, hint=first.hint)
+        refused.errors = errors
+        return refused
 
 
 class PayloadTooLarge(KeelwayError):

@@ -31,6 +31,14 @@ class Runtime(Protocol):
     def close(self) -> None: ...
 
 
+class Exemplary(Protocol):
+    """A ``Runtime`` that would refuse the zeros and empty texts of a warm-up, and says what a row looks like instead:
+    one for each of the inputs it names, batch axis included. What it is sent may be of any size, so that the time which
+    the example takes says nothing: it runs in worker threads."""
+
+    examples: Mapping[str, Array]
+
+
 class RuntimeOptions(NamedTuple):
     """What the operator, not the model, decides about a runtime.
 
@@ -108,3 +116,28 @@ class RecordSink(Protocol):
     def write(self, records: Sequence[InferenceRecord]) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Looked(NamedTuple):
+    """What a store said: the ``value`` (``None``: there is none) that it keeps ``ttl`` seconds more, or else whose turn
+    it is to make one. ``token`` is the lease of whoever asked, empty where no lease could be had but nobody need be
+    waited for, and ``None`` while another process holds it."""
+
+    value: bytes | None
+    ttl: float
+    token: bytes | None
+
+
+class CacheStore(Protocol):
+    """Answers kept outside this process, for several. Raises nothing and takes milliseconds: one that is away, full or
+    confused is as good as an empty one.
+
+    ``look`` finds a value that lasts more than ``min_ttl`` seconds; if there is none it asks for the lease of ``key``,
+    for ``lease`` seconds at most. ``keep`` writes ``value`` (``None``: nothing) for ``ttl`` seconds and gives the lease
+    ``token`` back, both later: nobody waits for it."""
+
+    async def look(self, key: bytes, lease: float, min_ttl: float = 0.0) -> Looked: ...
+
+    def keep(self, key: bytes, value: bytes | None, ttl: float, token: bytes) -> None: ...
+
+    async def close(self) -> None: ...

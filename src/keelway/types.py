@@ -178,10 +178,12 @@ class InferenceResponse(msgspec.Struct, frozen=True, gc=False):
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who is asking. ``scopes`` are words such as ``predict:*`` or ``admin``."""
+    """Who is asking. ``scopes`` are words such as ``predict:*`` or ``admin``. Principals of different ``tenant`` never
+    get each other's cached answers."""
 
     name: str
     scopes: frozenset[str] = frozenset()
+    tenant: str | None = None
 
     def may(self, action: str, model: str) -> bool:
         scopes = self.scopes
@@ -195,7 +197,8 @@ ANONYMOUS: Final = Principal("anonymous", frozenset({"predict:*"}))
 class InferenceRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One answered request, as the control plane sees it. Holds no value of the caller's.
 
-    ``time`` is seconds since the Unix epoch; durations are in seconds.
+    ``time`` is seconds since the Unix epoch; durations are in seconds. ``cached`` says that no run of the model was
+    this request's own.
     """
 
     request_id: str
@@ -210,3 +213,4 @@ class InferenceRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False)
     rows: int
     duration: float
     tags: Sequence[str] = ()
+    cached: bool = False

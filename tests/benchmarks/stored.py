@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.lineup import GRPC, LEADS, REST, Lineup
+from benchmarks.lineup import CACHED, GRPC, LEADS, REST, Lineup
 from benchmarks.results import Machine, Notebook, Section
+from msgspec import structs
 
 MACHINE = Machine("A Processor", 2, 15.6, "Linux 6.1", "CPython 3.11.7", 0.03)
 
@@ -44,6 +45,14 @@ def grpc() -> Section:
 
 def leads() -> Section:
     return served("leads", LEADS, {"keelway": (900.0, 1000.0, 1100.0)})
+
+
+def cache(key: float = 2.5) -> Section:
+    one = served("cache", CACHED, {"uvicorn, constant answer": (10_000.0, 12_000.0), "keelway": (8_000.0, 9_000.0)})
+    notebook = Notebook()
+    for micros in (key, key + 1, key - 1):
+        notebook.add("key", "keelway", key=micros)
+    return structs.replace(one, figures=one.figures + notebook.figures())
 
 
 def small() -> dict[str, Section]:

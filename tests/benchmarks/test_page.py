@@ -10,13 +10,13 @@ import pytest
 from benchmarks import bounds, page
 from benchmarks.chart import WIDTH, Bar, Group, draw
 from benchmarks.results import Notebook, Section, store, stored
-from tests.benchmarks.stored import grpc, leads, rest, section, small
+from tests.benchmarks.stored import cache, grpc, leads, rest, section, small
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def everything() -> dict[str, Section]:
-    return {"rest": rest(), "grpc": grpc(), "leads": leads(), **small()}
+    return {"rest": rest(), "grpc": grpc(), "leads": leads(), "cache": cache(), **small()}
 
 
 def test_a_stored_section_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -83,6 +83,17 @@ def test_a_bound_of_a_server_that_was_not_measured_says_so() -> None:
     assert bounds.outcome(bounds.BOUNDS[0], {"grpc": grpc()}) is None
     text = page.render({"grpc": grpc()})
     assert "REST, one row, 16 connections, against FastAPI: not measured." in text
+
+
+def test_the_time_of_a_key_is_printed_and_weighed() -> None:
+    said = "The key of one row of 50 packed features takes {} at most 5 µs: **{}**."
+    assert said.format("2.50 µs (1.50 to 3.50);", "met") in page.render({"cache": cache()})
+    assert said.format("5.50 µs (4.50 to 6.50);", "missed") in page.render({"cache": cache(5.5)})
+
+
+def test_an_answer_from_memory_is_weighed_against_the_floor() -> None:
+    said = "An answer from memory, one row, 1 connection, at least 0.77 × uvicorn's constant answer: **met**"
+    assert said in page.render({"cache": cache()})
 
 
 # Picture

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.serving import Server
+from tests.steps import mood_model, write_tokenizer
 
 from keelway.artifacts.blobs import BlobStore
 from keelway.clock import SystemClock
@@ -182,3 +183,38 @@ def test_a_wrong_file_is_named_for_what_it_is(keelway: Keelway, tmp_path: Path) 
     ran = keelway("push", "buyers", "picture.png")
     assert ran.code == 1
     assert "PNG" in ran.err
+
+
+def test_a_pipeline_is_shown_with_its_steps(keelway: Keelway, tmp_path: Path) -> None:  # S5
+    write_tokenizer(tmp_path / "tokenizer.json")
+    mood_model(tmp_path / "mood.onnx")
+    assert keelway("push", "mood", "mood.onnx").code == 0
+    (tmp_path / "reviews.toml").write_text(
+        """
+        [[step]]
+        name = "tokens"
+        tokenizer = "tokenizer.json"
+        tokens = { max_length = 12, multiple = 4 }
+        [[step]]
+        name = "judge"
+        model = "mood"
+        inputs = { input_ids = "tokens.input_ids", attention_mask = "tokens.attention_mask" }
+        [outputs]
+        label = "judge.label"
+        """
+    )
+    pushed = keelway("push", "reviews", "reviews.toml")
+    assert pushed.code == 0, pushed.err
+    shown = keelway("show", "reviews").out
+    words = "text to at most 12 tokens (cut), padded to the longest text in multiples of 4"
+    assert f"tokens\t{words}\ttext = text" in shown
+    assert "judge\tmood@1.0.0\tattention_mask = tokens.attention_mask, input_ids = tokens.input_ids" in shown
+    assert "tokens: tokenizer.json" in shown
+    steps = json.loads(keelway("show", "reviews", "--json").out)["steps"]
+    assert [(step["name"], step["runtime"]) for step in steps] == [("tokens", "tokens"), ("judge", "onnx")]
+    assert steps[0]["options"]["max_length"] == 12
+    assert [file["path"] for file in steps[0]["files"]] == ["tokenizer.json"]
+    assert steps[1]["models"] == ["mood@1.0.0"]
+    (tmp_path / "rows.json").write_text(json.dumps([{"text": "good"}, "bad room"]))
+    predicted = json.loads(keelway("predict", "reviews", "--input", "rows.json", "--json").out)
+    assert len(predicted["predictions"]) == 2

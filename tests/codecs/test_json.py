@@ -313,3 +313,33 @@ def test_a_header_length_of_zero_makes_the_whole_body_the_input() -> None:
     request = parse(b"\0\1\2\3", 0)
     assert only(request).data == b"\0\1\2\3"
     assert request.binary_outputs
+
+
+# Bytes as base64, as MLServer has them
+
+BASE64 = {"parameters": {"content_type": "base64"}}
+
+
+def test_elements_that_are_said_to_be_base64_become_bytes() -> None:
+    # R1
+    (sent,) = parse(body(tensor([["/9g=", ""], [None, "YQ=="]], [2, 2], "BYTES", **BASE64))).inputs
+    assert sent.data.tolist() == [[b"\xff\xd8", b""], [None, b"a"]]
+    (plain,) = parse(body(tensor(["/9g="], [1], "BYTES", parameters={"content_type": "str"}))).inputs
+    assert plain.data.tolist() == ["/9g="]
+
+
+def test_so_do_those_behind_the_header() -> None:
+    head = {"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES"}]}
+    head["inputs"][0]["parameters"] = {"content_type": "base64", "binary_data_size": 8}
+    encoded = json.dumps(head).encode()
+    (sent,) = parse(encoded + b"\4\0\0\0/9g=", len(encoded)).inputs
+    assert sent.data.tolist() == [b"\xff\xd8"]
+
+
+@pytest.mark.parametrize("wrong", ["YQ", "%%%%", "ü", "YQ==\n"])
+def test_what_is_no_base64_is_named_by_its_place(wrong: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse(body(tensor(["YQ==", wrong], [2], "BYTES", **BASE64)))
+    assert refused.value.message == "input 'x': element 1 is not valid base64"
+    with pytest.raises(InvalidInput, match="is for BYTES, not INT8"):
+        parse(body(tensor([1], [1], "INT8", **BASE64)))

@@ -265,3 +265,21 @@ def test_any_tensor_is_understood_or_refused(tensor: Input, tail: bytes | None) 
         return
     assert got.data.shape == tuple(tensor.shape)
     assert got.data.dtype == NUMPY_DTYPES[tensor.datatype]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_elements_that_are_said_to_be_base64_become_bytes(raw: bool) -> None:
+    """As MLServer has it; without that word, bytes are bytes."""
+    said = {"content_type": InferParameter(string_param="base64")}
+    for parameters, expected in ((said, [b"\xff\xd8"]), ({}, [b"/9g="])):
+        tensor = Input(name="x", datatype="BYTES", shape=[1], parameters=parameters)
+        if not raw:
+            tensor.contents.bytes_contents.append(b"/9g=")
+        message = ModelInferRequest(inputs=[tensor], raw_input_contents=[b"\4\0\0\0/9g="] if raw else [])
+        request = CODEC.parse(message.SerializeToString(), None)
+        assert isinstance(request, TensorRequest)
+        assert request.inputs[0].data.tolist() == expected
+    wrong = Input(name="x", datatype="BYTES", shape=[1], parameters=said)
+    wrong.contents.bytes_contents.append(b"?")
+    with pytest.raises(InvalidInput, match="element 0 is not valid base64"):
+        CODEC.parse(ModelInferRequest(inputs=[wrong]).SerializeToString(), None)

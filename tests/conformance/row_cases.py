@@ -69,6 +69,7 @@ def bad(row: int, field: str, message: str) -> RowError:
 
 
 OUTSIDE = "'age' is outside its declared range"
+ONES = "the data begin with two bytes of ones"
 STRANGER = "this model has no such feature; this model takes age, income, city, member"
 
 ROW_CASES: Sequence[RowCase] = [
@@ -151,6 +152,18 @@ ROW_CASES: Sequence[RowCase] = [
     ),
     RowCase("integers above the signed range", "identity-uint64", [{"x": [0, 2**64 - 1]}], [[0, 2**64 - 1]]),
     RowCase("texts", "identity-bytes", [{"x": ["", "Zürich → 東京"]}], [["", "Zürich → 東京"]]),
+    RowCase("bytes that are no text", "lengths", [{"data": b"\xff\xd8"}, {"data": b""}, {"data": "ü"}], [2, 0, 2]),
+    RowCase(
+        "rows that the model itself refuses",
+        "lengths",
+        [{"data": None}, {"data": b"\xff\xff\0"}, {"data": "abc"}, {"data": b"\xff\xff"}, {"data": b"\xff"}],
+        [None, None, 3, None, 1],
+        errors=[
+            bad(0, "data", "'data' is missing and may not be"),
+            bad(1, "data", ONES),
+            bad(3, "data", ONES),
+        ],
+    ),
     RowCase("booleans", "identity-bool", [{"x": [True, False]}], [[True, False]]),
     RowCase(
         "features of several datatypes",
@@ -227,6 +240,7 @@ ROW_REFUSALS: Sequence[RowRefusal] = [
         WRONG,
         "this model has no batch axis: it takes one row a request",
     ),
+    RowRefusal("rows that the model itself refuses alone", "lengths", [{"data": b"\xff\xff"}], WRONG, ONES, "data"),
     RowRefusal("too many rows", "loan", [loan()] * 2001, ErrorCode.OUT_OF_RANGE, "more than 2000 rows in one request"),
     RowRefusal(
         "a model that fails",

@@ -1,4 +1,5 @@
-"""Models that people send rows to: a classifier with declared limits and a sample, and a regressor."""
+"""Models that people send rows to: a classifier with declared limits and a sample, a regressor, and one that takes
+bytes and refuses some of them itself."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from tests.serving import Item
 from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.signature import Feature, ModelSignature
+from keelway.errors import InvalidInput, RowsRefused
 from keelway.testing import FakeRuntime
 from keelway.types import Array, TensorSpec
 
@@ -57,6 +59,20 @@ PRICE = ModelSignature(
 )
 
 
+LENGTHS = ModelSignature(
+    (Feature("data", "BYTES"),), (TensorSpec("data", "BYTES", (-1,)),), (TensorSpec("length", "INT64", (-1,)),)
+)
+
+
+def measure(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    """The length in bytes; what begins with 0xFF 0xFF is refused, row by row."""
+    rows = [value if isinstance(value, bytes) else value.encode() for value in inputs["data"].tolist()]
+    bad = [row for row, data in enumerate(rows) if data.startswith(b"\xff\xff")]
+    if bad:
+        raise RowsRefused.of({row: InvalidInput("the data begin with two bytes of ones", field="data") for row in bad})
+    return {"length": np.array([len(data) for data in rows], dtype=np.int64)}
+
+
 def item(
     signature: ModelSignature, function: object, policy: Policy | None = None, sample: Baseline | None = None
 ) -> Item:
@@ -70,5 +86,6 @@ def item(
 
 ROW_MODELS: Mapping[str, Item] = {
     "loan": item(LOAN, decide, LOAN_POLICY, LOAN_SAMPLE),
+    "lengths": Item(lambda: FakeRuntime(LENGTHS.inputs, LENGTHS.outputs, measure), LENGTHS, runtime="python"),
     "price": item(PRICE, lambda inputs: {"price": inputs["rooms"] * 1000.0 + inputs["area"]}),
 }

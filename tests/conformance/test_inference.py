@@ -6,39 +6,16 @@ import json
 
 import numpy as np
 import pytest
-from tests.conformance.cases import CASES, MISTAKES, Case, Sent
+from tests.conformance.cases import CASES, MISTAKES, Case
 from tests.conformance.clients import Client, Refused
+from tests.conformance.exact import assert_exact
 from tests.conformance.rest_clients import HEADER_LENGTH, HttpxClient, UrllibClient, decode, infer_path
-from tests.conformance.ways import BYTES_BY_HAND, WAYS, Way, each
-
-from keelway.types import Array
-
-
-def texts(array: Array) -> Array:
-    """BYTES as bytes, whichever way they came."""
-    flat = [value if isinstance(value, bytes) else value.encode() for value in array.ravel().tolist()]
-    result = np.empty(len(flat), dtype=object)
-    result[:] = flat
-    return result.reshape(array.shape)
+from tests.conformance.ways import BYTES_BY_HAND, JSON_BY_HAND, WAYS, Way, each
 
 
 @each(WAYS, *CASES)
 def test_a_request_is_answered_exactly(way: Way, case: Case, client: Client) -> None:
-    answered = client.infer(case, "call 7")
-    # KServe's client does not read the version of an answer over REST.
-    version = None if (way.client, way.transport) == ("kserve", "REST") else case.answered_by
-    assert (answered.model, answered.version, answered.id) == (case.model, version, "call 7")
-    assert [(output.name, output.datatype) for output in answered.outputs] == [got[:2] for got in case.answer]
-    for output, got in zip(answered.outputs, case.answer, strict=True):
-        values = got.values if way.encoding != "json" or got.in_json is None else got.in_json
-        expected = Sent(got.name, got.datatype, values).array
-        if got.datatype == "BYTES":
-            assert texts(output.array).tolist() == texts(expected).tolist()
-        else:
-            assert (output.array.dtype, output.array.shape) == (expected.dtype, expected.shape)
-            # Bit for bit, so that the sign of zero and the last digit count; NaN has many bit patterns.
-            assert np.array_equal(output.array, expected, equal_nan=expected.dtype.kind == "f")
-            assert np.array_equal(np.signbit(output.array), np.signbit(expected)) or expected.dtype.kind != "f"
+    assert_exact(client.infer(case, "call 7"), case, way, "call 7")
 
 
 @each(WAYS, *MISTAKES)
@@ -55,6 +32,17 @@ def test_a_raw_body_is_the_only_input(client: HttpxClient | UrllibClient) -> Non
     status, reply_headers, reply = client.post(infer_path("sums"), body, headers)
     assert status == 200
     assert [output.array.tolist() for output in decode(reply, reply_headers).outputs] == [[3, 7], [2, 12]]
+
+
+@each(JSON_BY_HAND)
+def test_bytes_in_json_are_base64_where_the_input_says_so(client: HttpxClient | UrllibClient) -> None:
+    for data, length in (("/9g=", 2), ("", 0), ("YWJj", 3)):
+        tensor = {"name": "data", "shape": [1], "datatype": "BYTES", "data": [data]}
+        for parameters, expected in (({"content_type": "base64"}, length), ({}, len(data))):
+            body = json.dumps({"inputs": [tensor | {"parameters": parameters}]}).encode()
+            status, headers, reply = client.post(infer_path("lengths"), body, {"Content-Type": "application/json"})
+            assert status == 200
+            assert [output.array.tolist() for output in decode(reply, headers).outputs] == [[expected]]
 
 
 @each(BYTES_BY_HAND)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +48,8 @@ class OverRest:
 
     def predict(self, model: str, version: str, rows: Sequence[Row]) -> Said:
         path = f"/v1/models/{model}/versions/{version}/predict" if version else f"/v1/models/{model}/predict"
-        reply = self._client.post(path, json={"instances": rows})
+        said = [{name: in_json(item) for name, item in row.items()} for row in rows]
+        reply = self._client.post(path, json={"instances": said})
         said = reply.json()
         if reply.status_code != 200:
             assert CODES[reply.status_code].name == said["code"]
@@ -66,6 +68,13 @@ class OverRest:
 
     def close(self) -> None:
         self._client.close()
+
+
+def in_json(item: Any) -> Any:
+    """A value as JSON; bytes as TensorFlow Serving has them."""
+    if isinstance(item, list):
+        return [in_json(inner) for inner in item]
+    return {"b64": base64.b64encode(item).decode()} if isinstance(item, bytes) else item
 
 
 class OverGrpc:

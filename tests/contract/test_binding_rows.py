@@ -231,6 +231,44 @@ def test_plain_rows_make_one_array_per_input_and_none_per_value(monkeypatch: pyt
     assert made == ["input"] * 4
 
 
+ONE_TEXT = ModelSignature((Feature("t", "BYTES", nullable=True),), (TensorSpec("t", "BYTES", (-1,)),), (OUTPUT,))
+
+
+def test_bytes_are_objects_of_base64_text() -> None:
+    # R2 R7
+    sent = [{"t": {"b64": "/9g="}}, {"t": "/9g="}, {"b64": "AA=="}, [{"b64": ""}], {"t": None}]
+    assert bind(ONE_TEXT, sent).inputs["t"].tolist() == [b"\xff\xd8", "/9g=", b"\0", b"", None]
+    features = (Feature("n", "FP32"), Feature("words", "BYTES", shape=(2,)))
+    pair = ModelSignature(features, pack(features), (OUTPUT,))
+    bound = bind(pair, [{"n": 1, "words": ["a", {"b64": "/9g="}]}, [2, [{"b64": ""}, {"b64": "YQ=="}]]])
+    assert bound.inputs["words"].tolist() == [["a", b"\xff\xd8"], [b"", b"a"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"b64": "%%%"}, "'t' is not valid base64"),
+        ({"b64": "YQ"}, "'t' is not valid base64"),
+        ({"b64": "YQ==\n"}, "'t' is not valid base64"),
+        ({"b64": "ü"}, "'t' is not valid base64"),
+        ({"b64": 7}, "'t' is not valid base64"),
+        ({"b64": None}, "'t' is not valid base64"),
+        ({}, "'t' must be text, or bytes as {'b64': ...}, not an object"),
+        ({"b64": "", "more": 1}, "'t' must be text, or bytes as {'b64': ...}, not an object"),
+    ],
+    ids=str,
+)
+def test_an_object_that_is_no_bytes_is_a_bad_row_of_its_own(value: Any, message: str) -> None:
+    bound = bind(ONE_TEXT, [{"t": "good"}, {"t": value}])
+    assert (bound.inputs["t"].tolist(), messages(bound)) == (["good"], {1: message})
+
+
+def test_only_bytes_may_be_objects_and_a_feature_may_be_called_b64() -> None:
+    assert refusal(PACKED, [GOOD | {"age": {"b64": "YQ=="}}]).message == "'age' must be a number, not an object"
+    named = ModelSignature((Feature("b64", "BYTES"),), (TensorSpec("b64", "BYTES", (-1,)),), (OUTPUT,))
+    assert bind(named, [{"b64": "YQ=="}, {"b64": {"b64": "YQ=="}}]).inputs["b64"].tolist() == ["YQ==", b"a"]
+
+
 def unbatched(feature: Feature, shape: tuple[int, ...]) -> ModelSignature:
     return ModelSignature((feature,), (TensorSpec(feature.name, feature.datatype, shape),), (OUTPUT,))
 

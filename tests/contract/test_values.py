@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from keelway.contract.values import MAX_AXES, check_scalar, flatten, float_array, numpy_dtype, to_array
+from keelway.contract.values import MAX_AXES, base64_bytes, check_scalar, flatten, float_array, numpy_dtype, to_array
 from keelway.errors import InvalidInput
 from keelway.types import NUMPY_DTYPES
 
@@ -207,3 +208,11 @@ def test_any_values_become_an_array_or_an_error_that_does_not_quote_them(values:
     assert array.dtype == NUMPY_DTYPES[datatype]
     assert len(array) == math.prod(shape)
     assert datatype not in FLOATS or not np.isinf(array).any()
+
+
+@given(st.binary(max_size=100))
+def test_base64_is_read_back_from_text_and_bytes_and_nothing_else_is(data: bytes) -> None:
+    encoded = base64.b64encode(data)
+    assert base64_bytes(encoded) == base64_bytes(encoded.decode()) == data
+    for wrong in (encoded + b"=", encoded + b"\n", b"-" + encoded, encoded[:-1] or b"A", None, 7, [encoded]):
+        assert base64_bytes(wrong) is None

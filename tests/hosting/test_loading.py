@@ -168,3 +168,32 @@ def test_a_model_of_one_text_a_row_is_loaded_and_shown_with_an_example() -> None
     loaded = load(Item(lambda: runtime, signature))
     assert loaded.served.metadata["example"] == {"text": "", "count": 0}
     loaded.close()
+
+
+def test_a_runtime_with_an_example_is_warmed_up_with_it_and_kept_off_the_event_loop() -> None:
+    """However fast it was: the next picture may be a thousand times as large."""
+    given: list[list[object]] = []
+
+    def run(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        given.append(inputs["picture"].tolist())
+        return {"score": np.zeros(1, np.float32)}
+
+    signature = ModelSignature(
+        (Feature("picture", "BYTES"),),
+        (TensorSpec("picture", "BYTES", (-1,)),),
+        (TensorSpec("score", "FP32", (-1,)),),
+    )
+
+    def open_runtime() -> FakeRuntime:
+        runtime = FakeRuntime(signature.inputs, signature.outputs, run)
+        runtime.examples = {"picture": np.array([b"\xff\xd8"], object)}  # type: ignore[attr-defined]
+        return runtime
+
+    loaded = load(Item(open_runtime, signature), inline_below_ms=1000.0)
+    assert given
+    assert all(each == [b"\xff\xd8"] for each in given)
+    assert loaded.run_seconds is not None
+    assert loaded.served.executor is not None
+    assert loaded.served.metadata["batching"]["policy"] == "none"
+    assert loaded.served.metadata["example"] == {"picture": {"b64": "/9g="}}
+    loaded.close()

@@ -104,9 +104,24 @@ def test_stages_are_the_times_between_the_marks() -> None:
     # M1
     metrics = ServingMetrics()
     meters(metrics).stages([10.0, 11.0, 13.0, 16.0, 20.0, 25.0])
+    without_cache = [stage for stage in STAGES if stage != "cache"]
     assert values(metrics, "ml_stage_duration_seconds_sum") == {
-        ("churn", "1.0.0", stage): seconds for stage, seconds in zip(STAGES, [1, 2, 3, 4, 5], strict=True)
+        ("churn", "1.0.0", stage): seconds for stage, seconds in zip(without_cache, [1, 2, 3, 4, 5], strict=True)
     }
+    metrics = ServingMetrics()
+    meters(metrics).stages([10.0, 11.0, 13.0, 16.0, 20.0, 25.0, 31.0])
+    assert values(metrics, "ml_stage_duration_seconds_sum") == {
+        ("churn", "1.0.0", stage): seconds for stage, seconds in zip(STAGES, [1, 2, 3, 4, 5, 6], strict=True)
+    }
+
+
+def test_what_the_cache_did_is_counted_by_version() -> None:
+    # M1
+    metrics = ServingMetrics()
+    kept = meters(metrics)
+    for result in ("hit", "miss", "hit"):
+        kept.cached(result)
+    assert values(metrics, "ml_cache_requests_total") == {("churn", "1.0.0", "hit"): 2, ("churn", "1.0.0", "miss"): 1}
 
 
 def test_tags_and_refused_rows_are_counted() -> None:

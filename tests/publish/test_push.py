@@ -255,7 +255,7 @@ def test_a_scikit_learn_model_without_a_sample_is_refused(push: Push, table: Tab
 
 
 def test_a_target_without_a_sample_is_refused(push: Push, table: Table) -> None:
-    with pytest.raises(InvalidInput, match="no sample"):
+    with pytest.raises(InvalidInput, match="no table"):
         push(DecisionTreeClassifier(max_depth=2).fit(*table), None, "bought")
 
 

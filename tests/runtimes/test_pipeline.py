@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keelway.errors import CorruptArtifact, InvalidInput, ModelFailed, NotFound
+from keelway.errors import CorruptArtifact, InvalidInput, ModelFailed, NotFound, RowsRefused
 from keelway.ports import Runtime, RuntimeOptions
 from keelway.runtimes import pipeline
 from keelway.testing import FakeRuntime
@@ -301,3 +301,28 @@ def test_axes_that_are_free_on_one_side_fit() -> None:
     members = Members()
     members.fakes["sha256:features"].outputs = (TensorSpec("vector", "FP32", (-1, -1)), TEXT)
     assert load(members).outputs
+
+
+def test_an_error_of_a_step_names_the_pipelines_own_input() -> None:
+    members = Members()
+
+    def refuse(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        raise RowsRefused.of({1: InvalidInput("unknown user", field="user")})
+
+    members.fakes["sha256:features"] = FakeRuntime([USER], [VECTOR, TEXT], refuse)
+    manifest = options(inputs=specs(TensorSpec("who", "INT64", (-1,))))
+    manifest["steps"][0]["inputs"] = {"user": "who"}
+    with pytest.raises(RowsRefused, match="row 1: unknown user") as caught:
+        load(members, manifest).run({"who": ANSWER["user"]}, ["result"])
+    assert caught.value.field == caught.value.errors[1].field == "who"
+
+
+def test_examples_of_members_are_the_pipelines_where_they_feed_its_inputs() -> None:
+    members = Members()
+    features, rank = members.fakes.values()
+    features.examples = {"user": np.array([7])}  # type: ignore[attr-defined]
+    rank.examples = {"vector": np.zeros((1, 2))}  # type: ignore[attr-defined]
+    manifest = options(inputs=specs(TensorSpec("who", "INT64", (-1,))))
+    manifest["steps"][0]["inputs"] = {"user": "who"}
+    assert {name: array.tolist() for name, array in load(members, manifest).examples.items()} == {"who": [7]}
+    assert load(Members()).examples == {}

@@ -13,6 +13,7 @@ import os
 import pickletools
 import re
 import struct
+import warnings
 import zlib
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +38,7 @@ class Format(StrEnum):
     LIGHTGBM = "lightgbm"
     CATBOOST = "catboost"
     TORCH = "torch"
+    TORCH_PROGRAM = "torch-program"
     KERAS = "keras"
     HDF5 = "hdf5"
     ZIP = "zip"
@@ -135,6 +137,8 @@ def _zip(file: IO[bytes]) -> _Finding:
         return _Finding(Format.SKOPS, "a skops file")
     if {"config.json", "metadata.json"} <= names:
         return _Finding(Format.KERAS, "a Keras model")
+    if any(name == "archive_format" or name.endswith("/archive_format") for name in names):
+        return _Finding(Format.TORCH_PROGRAM, "a PyTorch program")
     # torch.save puts everything below one folder named after the file.
     if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
         return _Finding(Format.TORCH, "a PyTorch file")
@@ -190,12 +194,13 @@ def _is_old_pickle(head: bytes, *, whole: bool) -> bool:
     """Believed if the opcodes are right to the last byte, or as far as the first import of a class or function."""
     opcodes = 0
     try:
-        for opcode, argument, position in pickletools.genops(head):
-            opcodes += 1
-            if opcode.name == "GLOBAL" and _GLOBAL.fullmatch(str(argument)):
-                return True
-            if opcode.name == "STOP":
-                return whole and opcodes > 1 and position == len(head) - 1
+        with warnings.catch_warnings(action="ignore"):  # of escapes in what is no pickle
+            for opcode, argument, position in pickletools.genops(head):
+                opcodes += 1
+                if opcode.name == "GLOBAL" and _GLOBAL.fullmatch(str(argument)):
+                    return True
+                if opcode.name == "STOP":
+                    return whole and opcodes > 1 and position == len(head) - 1
     except (ValueError, IndexError, OverflowError, struct.error):
         return False
     return False

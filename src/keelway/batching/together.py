@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keelway.batching.policy import Outcome, Share
-from keelway.errors import ModelFailed
+from keelway.errors import ModelFailed, RowsRefused
 from keelway.types import Array
 
 Run = Callable[[Mapping[str, Array], Sequence[str]], Sequence[Array]]
@@ -46,7 +46,7 @@ def run_together(run: Run, parts: Sequence[Part], *, joined: bool = True) -> lis
         if len(parts) > 1:
             middle = len(parts) // 2
             return [*_half(run, parts[:middle]), *_half(run, parts[middle:])]
-        return [error if isinstance(error, Exception) else RuntimeError(f"the model raised {type(error).__name__}")]
+        return [_failure(error, parts[0].start)]
     if len(parts) == 1:
         return [outputs]
     made: list[Outcome] = []
@@ -62,6 +62,13 @@ def _half(run: Run, parts: Sequence[Part]) -> list[Outcome]:
     made = iter(run_together(run, waiting) if waiting else ())
     left = set(map(id, parts)) - set(map(id, waiting))
     return [() if id(part) in left else next(made) for part in parts]
+
+
+def _failure(error: BaseException, start: int) -> Exception:
+    """``error`` as the outcome of a part that begins at row ``start`` of its request."""
+    if isinstance(error, RowsRefused) and start:
+        return RowsRefused.of({start + row: refused for row, refused in error.errors.items()})
+    return error if isinstance(error, Exception) else RuntimeError(f"the model raised {type(error).__name__}")
 
 
 def _inputs(parts: Sequence[Part]) -> Mapping[str, Array]:

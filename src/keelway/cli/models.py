@@ -20,9 +20,11 @@ from keelway.cli.options import (
 from keelway.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from keelway.artifacts.blobs import BlobStore
     from keelway.artifacts.manifest import Manifest
     from keelway.config import Settings
     from keelway.registry.models import HistoryEntry, ModelVersion
+    from keelway.registry.store import Registry
 
 MODELS_HELP = """List the registered models with their champions and numbers of versions.
 
@@ -87,12 +89,15 @@ def show(
     registry = open_registry(settings)
     wanted = parse_reference(reference)
     version = registry.resolve(wanted.name, wanted.version or wanted.alias)
-    manifest = read_manifest(open_blobs(settings), version.model_digest)
+    blobs = open_blobs(settings)
+    manifest = read_manifest(blobs, version.model_digest)
     history = registry.history(version.model, limit=10)
     aliases = [alias.alias for alias in registry.aliases(version.model) if alias.version == version.version]
     document = show_document(version, manifest, aliases, history)
     if measure or server:
         document["batching"] = _served_by(server, version) if server else _measured(settings, version)
+    if manifest.runtime == "pipeline":
+        document["steps"] = _steps(registry, blobs, manifest)
     if json:
         print_json(document)
     else:
@@ -196,6 +201,29 @@ def _print_batching(batching: dict[str, Any]) -> None:
         print_table("batching", ("rows in a run", "ms", "rows a second"), rows)
 
 
+def _steps(registry: Registry, blobs: BlobStore, pipeline: Manifest) -> list[dict[str, Any]]:
+    """The steps of a pipeline: those of its own with their options and files, models with the versions that have their
+    digest."""
+    import msgspec
+
+    from keelway.artifacts.materialise import read_manifest
+    from keelway.publish.steps import STEP_RUNTIMES, describe_step
+
+    versions: dict[str, list[str]] = {}
+    for model in registry.models():
+        for version in registry.versions(model.name):
+            versions.setdefault(version.model_digest, []).append(f"{version.model}@{version.version}")
+    steps = []
+    for step in pipeline.options["steps"]:
+        member = read_manifest(blobs, step["model_digest"])
+        own = member.runtime in STEP_RUNTIMES
+        known = {"options": member.options} if own else {"models": versions.get(step["model_digest"], [])}
+        what = describe_step(member) if own else ", ".join(known["models"]) or f"a model of its own, {member.runtime}"
+        files = msgspec.to_builtins(member.files)
+        steps.append({**step, "runtime": member.runtime, "what": what, **known, "files": files})
+    return steps
+
+
 def _print_version(document: dict[str, Any]) -> None:
     from keelway.publish.report import report_lines
 
@@ -216,9 +244,14 @@ def _print_version(document: dict[str, Any]) -> None:
     tensors = [("input", t["name"], t["datatype"], t["shape"]) for t in signature["inputs"]]
     tensors += [("output", t["name"], t["datatype"], t["shape"]) for t in signature["outputs"]]
     print_table("tensors", ("", "tensor", "datatype", "shape"), tensors)
-    print_table(
-        "files", ("file", "bytes", "sha256"), [(f["path"], f["size"], f["sha256"][:12]) for f in document["files"]]
-    )
+    files = [(f["path"], f["size"], f["sha256"][:12]) for f in document["files"]]
+    steps = document.get("steps", [])
+    if steps:
+        wires = [", ".join(f"{tensor} = {source}" for tensor, source in step["inputs"].items()) for step in steps]
+        rows = [(step["name"], step["what"], wire) for step, wire in zip(steps, wires, strict=True)]
+        print_table("steps", ("step", "", "inputs"), rows)
+        files = [(f"{s['name']}: {f['path']}", f["size"], f["sha256"][:12]) for s in steps for f in s["files"]]
+    print_table("files", ("file", "bytes", "sha256"), files)
     print_table(
         "history",
         ("at", "who", "change", "why"),

@@ -23,8 +23,9 @@ from keelway.cli.output import print_json, progress
 HELP = """Convert a trained model, prove the conversion, and register it as a version.
 
 Takes ONNX files, scikit-learn models (pickle, joblib, skops), XGBoost, LightGBM and CatBoost models (their own files,
-or pickled), Python classes (.py) and pipelines of registered models (.toml). A pickle or a Python class runs code when
-it is opened: say --trust-pickle if you trust its author. That is consent, not a sandbox.
+or pickled), PyTorch programs (.pt2) and modules (.pt), Python classes (.py), pipelines of registered models and steps
+(.toml), and whatever a function of yours makes (--from-python). A pickle, a Python class or a PyTorch file runs code
+when it is opened: say --trust-pickle if you trust its author. That is consent, not a sandbox.
 
 \b
 Examples:
@@ -32,15 +33,24 @@ Examples:
   keelway push digits model.onnx
   keelway push churn model.skops --sample churn.csv --target left --version 2.0.0
   keelway push price model.ubj --sample houses.parquet --target price
+  keelway push digits --from-python digits.train:make --sample digits.npz
 """
 
 
 def push(
     name: Annotated[str, typer.Argument(help="Name of the model: a-z, 0-9, - and _.")],
-    file: Annotated[Path, typer.Argument(help="The trained file.")],
+    file: Annotated[Path | None, typer.Argument(help="The trained file.")] = None,
+    from_python: Annotated[
+        str | None,
+        typer.Option(
+            "--from-python", metavar="MODULE:FUNCTION", help="Call this function, in a child process, for the model."
+        ),
+    ] = None,
     sample: Annotated[
         Path | None,
-        typer.Option("--sample", metavar="FILE", help="Rows like those it will see: Parquet, CSV, Arrow, JSON."),
+        typer.Option(
+            "--sample", metavar="FILE", help="What it will see: a table (Parquet, CSV, Arrow, JSON), or arrays (.npz)."
+        ),
     ] = None,
     target: Annotated[
         str | None, typer.Option("--target", metavar="COLUMN", help="Column of the sample that is predicted.")
@@ -55,8 +65,13 @@ def push(
         list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0.0, help="Largest accepted difference; recorded with the version.")
-    ] = 1e-5,
+        float | None,
+        typer.Option(
+            "--tolerance",
+            min=0.0,
+            help="Largest accepted difference, recorded with the version. Default: 1e-5, for networks 1e-4.",
+        ),
+    ] = None,
     why: WhyOption = "pushed from the command line",
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
@@ -72,7 +87,7 @@ def push(
         open_blobs(settings),
         name,
         version,
-        Source(file, sample, target, trust_pickle, tolerance, frozenset(trust_type or ())),
+        Source(file, sample, target, trust_pickle, tolerance, from_python or "", frozenset(trust_type or ())),
         who=whoami(),
         why=why,
         progress=progress,
@@ -91,6 +106,6 @@ def push(
     typer.echo(f"{pushed.model} {pushed.version}  {pushed.model_digest}")
     for line in report_lines(report):
         typer.echo(f"  {line}")
-    consent = f" --allow-python {pushed.model_digest}" if report.get("format") == "python" else ""
+    consent = f" --allow-python {pushed.model_digest}" if report.get("format") in ("python", "torch") else ""
     consent += "".join(f" --trust-type {name}" for name in report.get("untrusted_types", ()))
     typer.echo(f"  serve it: keelway serve {pushed.model}{consent}")

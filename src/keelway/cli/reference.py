@@ -62,6 +62,7 @@ _ANSWER_HEADERS: Final = (
         "`Keelway-Model-Version`, `Keelway-Model-Digest`",
         "The version that really answered, on the routes whose body has no place for it: MLflow, TensorFlow Serving.",
     ),
+    ("`Cache-Status`", "What the cache did for an answer, where there is one: RFC 9211."),
     ("`Retry-After`", "Seconds until it is worth asking again."),
 )
 
@@ -80,7 +81,12 @@ _LABELS: Final[Mapping[str, str]] = {
     "stage": "Stage of the request line: ",
     "field": "Name of a feature or input of the model; empty for one that it does not have",
     "tag": "What was unusual, such as `out_of_range:age`",
-    "reason": "Code of the [error](errors.md)",
+    "result": "`hit`: found in memory; `stored`: found in Redis; `shared`: another request's run; `miss`: a run of its "
+    "own; `bypass`: not kept, as a value is missing or the model excluded",
+    "store": "`memory`, `redis`",
+    "reason": "Code of the [error](errors.md); of a cached answer `size` or `expired`",
+    "operation": "`look`: find an answer or take the lease; `keep`: write an answer or give the lease back",
+    "outcome": "`ok`, `timeout`, `error`, `refused` (full, read-only), `garbage` (not an answer of ours), `skipped`",
     "python": "Version of Python",
 }
 

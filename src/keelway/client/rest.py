@@ -6,6 +6,7 @@ Rows go to the people's route, tensors in the binary form of the Open Inference 
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http.client import responses
@@ -19,7 +20,7 @@ from keelway.client.failures import CLASSES, error_of, refused, strange
 from keelway.client.results import Inference, ModelMetadata, Predictions, ServerMetadata, confidence_of
 from keelway.client.retries import Failure, Repeat
 from keelway.codecs.binary import decode_tensor, encode_tensor
-from keelway.errors import ErrorCode, KeelwayError, Unsupported
+from keelway.errors import ErrorCode, KeelwayError
 from keelway.types import Array, Tensor, TensorSpec
 
 Result = TypeVar("Result")
@@ -146,11 +147,7 @@ class RestProtocol:
         self._address = address
 
     def predict(self, model: str, rows: Sequence[Mapping[str, Any]], version: str) -> Call[Predictions]:
-        if _has_bytes(rows):
-            raise Unsupported(
-                "JSON has no place for bytes that are no UTF-8 text", hint="call over gRPC, or send tensors"
-            )
-        body = msgspec.json.encode({"instances": rows})
+        body = msgspec.json.encode({"instances": _in_json(rows) if _has_bytes(rows) else rows})
         path = f"/v1/models/{quote(model)}{_version(version)}/predict"
         request = HttpRequest("POST", path, body, {"content-type": JSON})
         return Call(request, self._reader(partial(_predictions, count=len(rows))))
@@ -253,6 +250,15 @@ def _has_bytes(value: Any) -> bool:
     elif not isinstance(value, list):
         return isinstance(value, bytes)
     return any(map(_has_bytes, value))
+
+
+def _in_json(value: Any) -> Any:
+    """``value`` with bytes as the objects that stand for them: ``{"b64": text}``."""
+    if isinstance(value, bytes):
+        return {"b64": b64encode(value).decode()}
+    if isinstance(value, dict):
+        return {name: _in_json(item) for name, item in value.items()}
+    return [_in_json(item) for item in value] if isinstance(value, list) else value
 
 
 def _predictions(reply: HttpReply, count: int) -> Predictions:

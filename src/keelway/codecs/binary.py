@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 
 from keelway.codecs.shapes import reshape
-from keelway.contract.values import numpy_dtype
+from keelway.contract.values import base64_bytes, numpy_dtype
 from keelway.errors import InvalidInput, MalformedRequest
 from keelway.types import Array
+
+#: What an input's parameter ``content_type`` says of elements that are base64 text.
+BASE64 = "base64"
 
 _LENGTH = struct.Struct("<I")
 #: Byte orders of a dtype that are already those of the wire; "=" is the machine's.
@@ -40,6 +43,19 @@ def decode_tensor(raw: memoryview, datatype: str, shape: tuple[int, ...], name: 
     if datatype == "BOOL" and not set(bytes(raw)) <= {0, 1}:
         raise InvalidInput(f"input {name!r}: a BOOL is one byte, 0 or 1", field=name)
     return reshape(np.frombuffer(raw, dtype=dtype), shape, name)
+
+
+def from_base64(array: Array, datatype: str, name: str) -> Array:
+    """``array`` with the bytes that its elements are the base64 of. ``InvalidInput`` naming ``name`` and the position
+    of what is not; ``None`` stays."""
+    if datatype != "BYTES":
+        raise InvalidInput(f"input {name!r}: the content_type {BASE64} is for BYTES, not {datatype}", field=name)
+    decoded = np.empty(array.size, dtype=object)
+    for position, element in enumerate(array.ravel().tolist()):
+        decoded[position] = data = None if element is None else base64_bytes(element)
+        if data is None and element is not None:
+            raise InvalidInput(f"input {name!r}: element {position} is not valid base64", field=name)
+    return decoded.reshape(array.shape)
 
 
 def encode_tensor(array: Array) -> bytes:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol V2 as JSON, with the binary tensor extension.
 
 Non-finite numbers in a JSON answer are ``null`` (JSON has no word for them); ask for binary output to get them exactly.
-BYTES are UTF-8 text in JSON.
+BYTES are UTF-8 text in JSON, or base64 where the input's parameter ``content_type`` says so, as MLServer has it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import orjson
 
-from keelway.codecs.binary import decode_tensor, encode_tensor, split_body
+from keelway.codecs.binary import BASE64, decode_tensor, encode_tensor, from_base64, split_body
 from keelway.codecs.limits import DEFAULT_MAX_NESTING, check_nesting
 from keelway.codecs.shapes import check_shape, shaped
 from keelway.contract.values import MAX_AXES, flatten, float_array, numpy_dtype, to_array
@@ -35,6 +35,7 @@ class _Parameters(msgspec.Struct, frozen=True):
     binary_data_output: bool | None = None
     classification: int | None = None
     shared_memory_region: str | None = None
+    content_type: str | None = None
 
 
 class _FloatInput(msgspec.Struct, frozen=True):
@@ -174,6 +175,8 @@ class OpenInferenceCodec:
                 check_shape(tensor.shape, tensor.name)
                 data = decode_tensor(tail[at : at + size], tensor.datatype, tensor.shape, tensor.name)
                 at += size
+            if tensor.parameters and tensor.parameters.content_type == BASE64:
+                data = from_base64(data, tensor.datatype, tensor.name)
             inputs.append(WireTensor(tensor.name, tensor.datatype, tensor.shape, data))
         if at != len(tail):
             raise MalformedRequest("there are bytes in the body that no input accounts for")

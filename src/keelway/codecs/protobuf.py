@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from keelway.codecs.binary import decode_tensor, encode_tensor
+from keelway.codecs.binary import BASE64, decode_tensor, encode_tensor, from_base64
 from keelway.codecs.shapes import check_shape, shaped
 from keelway.contract.values import MAX_AXES, float_array, numpy_dtype, to_array
 from keelway.errors import InvalidInput, MalformedRequest, Unsupported
@@ -72,7 +72,10 @@ class OpenInferenceProtobufCodec:
         tensors = message.inputs
         if raw and len(raw) != len(tensors):
             raise MalformedRequest(f"there are {len(tensors)} inputs and {len(raw)} raw_input_contents")
-        inputs = [_raw_input(tensor, raw[at]) if raw else _typed_input(tensor) for at, tensor in enumerate(tensors)]
+        inputs = [
+            _plain(_raw_input(tensor, raw[at]) if raw else _typed_input(tensor), tensor)
+            for at, tensor in enumerate(tensors)
+        ]
         outputs = [_requested(output) for output in message.outputs] if message.outputs else ()
         return TensorRequest(inputs, outputs, message.id, bool(raw), message.model_name, message.model_version or None)
 
@@ -115,6 +118,15 @@ class OpenInferenceProtobufCodec:
         part: bytes = message.SerializeToString()
         self._parts[key] = part
         return part
+
+
+def _plain(read: WireTensor, tensor: ModelInferRequest.InferInputTensor) -> WireTensor:
+    """``read``, with the bytes that its elements stand for where the parameter ``content_type`` says base64."""
+    parameters = tensor.parameters
+    if not parameters or "content_type" not in parameters or parameters["content_type"].string_param != BASE64:
+        return read
+    data = from_base64(read.data, read.datatype, read.name)
+    return WireTensor(read.name, read.datatype, read.shape, data)
 
 
 def _raw_input(tensor: ModelInferRequest.InferInputTensor, raw: bytes) -> WireTensor:

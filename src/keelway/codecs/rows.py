@@ -1,7 +1,8 @@
 """The people's format: rows of named values in, predictions with labels and probabilities out.
 
 ``{"instances": [{"age": 41, …}, …]}`` or ``{"features": [...]}``: one row or many, in the model's order, or one object.
-Bad rows are answered beside the good ones: ``null`` in their place and an entry in ``errors``.
+Bad rows are answered beside the good ones: ``null`` in their place and an entry in ``errors``. Bytes that are no text
+are ``{"b64": …}``, which binding reads, since it knows which features may be bytes.
 """
 
 from __future__ import annotations

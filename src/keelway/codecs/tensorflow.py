@@ -7,8 +7,6 @@ Serving does.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Any
 
 import msgspec
@@ -17,6 +15,7 @@ import orjson
 from keelway.codecs.json import JSON, json_rows
 from keelway.codecs.limits import DEFAULT_MAX_NESTING, check_nesting
 from keelway.codecs.rows import by_row, decode_json, refuse_binary
+from keelway.contract.values import base64_bytes
 from keelway.errors import MalformedRequest, Unsupported
 from keelway.ports import Encoded
 from keelway.types import ColumnRequest, InferenceRequest, InferenceResponse, RowRequest
@@ -75,8 +74,8 @@ def _decoded(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if value.keys() == {"b64"}:
-        try:
-            return base64.b64decode(value["b64"], validate=True)
-        except (binascii.Error, TypeError, ValueError):
-            raise MalformedRequest("a b64 value is not valid base64") from None
+        data = base64_bytes(value["b64"])
+        if data is None:
+            raise MalformedRequest("a b64 value is not valid base64")
+        return data
     return {name: _decoded(item) for name, item in value.items()}

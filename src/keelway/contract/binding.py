@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from keelway.contract.signature import Feature, ModelSignature
-from keelway.contract.values import check_scalar, flatten, to_array
+from keelway.contract.values import base64_bytes, check_scalar, flatten, to_array
 from keelway.errors import InvalidInput, PayloadTooLarge
 from keelway.types import (
     NUMPY_DTYPES,
@@ -31,6 +31,8 @@ from keelway.types import (
 
 _NUMERIC: frozenset[type] = frozenset({float, int})
 _SEQUENCES: frozenset[type] = frozenset({tuple, list})
+#: The names of an object that stands for bytes in JSON, as TensorFlow Serving has it.
+_B64 = frozenset({"b64"})
 # Bad rows of one request that are told the nearest name. Looking for it takes a millisecond, and rows come by the
 # hundred thousand.
 _SUGGESTIONS = 5
@@ -53,6 +55,9 @@ class Binding:
         }
         self._batched = signature.batched
         self._max_rows = max_rows
+        # A row may be bare bytes, {"b64": ...}, where that can mean nothing else.
+        first = signature.features[0] if len(signature.features) == 1 else None
+        self._takes_bytes = first is not None and first.datatype == "BYTES" and first.name != "b64"
         # Every input is a matrix of numbers: a row is then one tuple, and rows become an array in one call.
         numeric = (
             self._only is not None
@@ -195,7 +200,7 @@ class Binding:
 
     def _row(self, row: Any, *, suggest: bool) -> Sequence[Any]:
         """The values of one row in feature order, flat, each checked."""
-        if isinstance(row, dict):
+        if isinstance(row, dict) and not (self._takes_bytes and row.keys() == _B64):
             for name in row:
                 if name not in self._features:
                     raise self._unknown(name, "feature", suggest=suggest)
@@ -272,11 +277,15 @@ class Binding:
 def _value(feature: Feature, value: Any) -> Any:
     """One feature's value of one row, checked; an array for a feature that is itself a tensor."""
     if not feature.shape:
+        if type(value) is dict and feature.datatype == "BYTES":
+            return _bytes(value, feature.name)
         check_scalar(value, feature.datatype, feature.nullable, feature.name)
         return value
     if not isinstance(value, list):
         raise InvalidInput(f"{feature.name!r} must be a list", field=feature.name)
     scalars, shape = flatten(value, feature.name)
+    if feature.datatype == "BYTES":
+        scalars = [_bytes(scalar, feature.name) if type(scalar) is dict else scalar for scalar in scalars]
     if len(shape) != len(feature.shape) or any(
         want not in (-1, have) for want, have in zip(feature.shape, shape, strict=True)
     ):
@@ -284,6 +293,16 @@ def _value(feature: Feature, value: Any) -> Any:
             f"{feature.name!r} has shape {list(feature.shape)} in a row, not {list(shape)}", field=feature.name
         )
     return to_array(scalars, feature.datatype, feature.name).reshape(shape)
+
+
+def _bytes(value: Mapping[str, Any], name: str) -> bytes:
+    """The bytes of ``{"b64": text}``: JSON has no other way to say them."""
+    if value.keys() != _B64:
+        raise InvalidInput(f"{name!r} must be text, or bytes as {{'b64': ...}}, not an object", field=name)
+    data = base64_bytes(value["b64"])
+    if data is None:
+        raise InvalidInput(f"{name!r} is not valid base64", field=name)
+    return data
 
 
 def _stacked(values: Sequence[Array], name: str) -> Array:

@@ -6,6 +6,7 @@ number must not overflow to infinity. Used by the codecs (tensors) and by bindin
 
 from __future__ import annotations
 
+import binascii
 from array import array
 from collections.abc import Sequence
 from typing import Any, Final
@@ -110,6 +111,18 @@ def flatten(values: Sequence[Any], field: str) -> tuple[Sequence[Any], tuple[int
             raise InvalidInput(f"{field!r} nests deeper than {MAX_AXES} lists", field=field)
         values = [item for value in values for item in value]
     return values, tuple(shape)
+
+
+def base64_bytes(value: Any) -> bytes | None:
+    """The bytes that ``value``, text or bytes, is the base64 of; ``None`` if it is not, to the letter."""
+    if not isinstance(value, str | bytes):
+        return None
+    try:
+        data = binascii.a2b_base64(value, strict_mode=True)
+    except ValueError:  # binascii.Error is one, and so is text beyond ASCII
+        return None
+    # Even then it takes padding behind what needs none.
+    return data if len(value) == (len(data) + 2) // 3 * 4 else None
 
 
 def describe(value: Any) -> str:

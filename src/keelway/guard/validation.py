@@ -16,8 +16,8 @@ import numpy.typing as npt
 from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.signature import Feature, ModelSignature
-from keelway.errors import InvalidInput
-from keelway.types import NUMPY_DTYPES, Array, BoundRequest, TensorSpec
+from keelway.errors import InvalidInput, RowsRefused
+from keelway.types import NUMPY_DTYPES, Array, BoundRequest, InferenceRequest, RowRequest, TensorSpec
 
 Mask = npt.NDArray[np.bool_]
 
@@ -58,7 +58,7 @@ class Validator:
             row, error = min(errors.items())
             where = f"row {row}: " if bound.rows is not None and bound.rows > 1 else ""
             raise InvalidInput(where + error.message, field=error.field)
-        return _without(bound, errors, tags)
+        return without_rows(bound, errors, tags)
 
 
 class _NumberCheck:
@@ -161,8 +161,25 @@ class _TextCheck:
         return "is not one of its declared categories" if declared and text not in declared else None
 
 
-def _without(bound: BoundRequest, errors: Mapping[int, InvalidInput], tags: Sequence[str]) -> BoundRequest:
-    """``bound`` without the rows in ``errors``, whose keys are positions in the arrays, not in the caller's order."""
+def is_atomic(request: InferenceRequest) -> bool:
+    """Whether one bad row fails the whole request."""
+    return not isinstance(request, RowRequest) or request.atomic
+
+
+def without_refused(request: InferenceRequest, bound: BoundRequest, refused: RowsRefused) -> BoundRequest:
+    """``bound`` less the rows that the model itself refuses, so that it can answer the others. Raises ``InvalidInput``
+    if the request is atomic or none is left."""
+    if is_atomic(request) or bound.rows is None:
+        raise refused
+    return without_rows(bound, refused.errors)
+
+
+def without_rows(
+    bound: BoundRequest, errors: Mapping[int, InvalidInput], tags: Sequence[str] | None = None
+) -> BoundRequest:
+    """``bound`` without the rows in ``errors``, whose keys are positions in the arrays, not in the caller's order.
+
+    ``tags`` take the place of its own. Raises the first of ``errors`` if no row is left."""
     rows = bound.rows or 0
     keep = [row for row in range(rows) if row not in errors]
     if not keep:
@@ -170,7 +187,8 @@ def _without(bound: BoundRequest, errors: Mapping[int, InvalidInput], tags: Sequ
     positions = bound.positions if bound.positions is not None else range(rows)
     row_errors = {**bound.row_errors, **{positions[row]: error for row, error in errors.items()}}
     inputs = {name: array[keep] for name, array in bound.inputs.items()}
-    return _replace(bound, inputs, len(keep), row_errors, [positions[row] for row in keep], tags)
+    kept = [positions[row] for row in keep]
+    return _replace(bound, inputs, len(keep), row_errors, kept, bound.tags if tags is None else tags)
 
 
 def _replace(
@@ -203,7 +221,10 @@ def _both(declared: frozenset[str], seen: frozenset[str]) -> frozenset[str] | No
 
 
 def _is_plain(value: Any, texts: frozenset[str] | None) -> bool:
-    return type(value) is str and (texts is None or value in texts)
+    # Bytes are looked at only where a list says what they may be: a picture is not worth decoding as text.
+    if texts is None:
+        return type(value) is str or type(value) is bytes
+    return type(value) is str and value in texts
 
 
 def _text(value: Any) -> str | None:

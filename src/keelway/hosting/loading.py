@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -87,9 +88,10 @@ def load_version(
     opened = source.open(release, runtime_options(settings.runtime))
     try:
         signature = opened.manifest.signature
-        inputs = example_inputs(signature, release.baseline)
+        examples: Mapping[str, Array] = getattr(opened.runtime, "examples", {})
+        inputs = example_inputs(signature, release.baseline) | dict(examples)
         seconds, waits = warm_up(opened.runtime, inputs, [spec.name for spec in signature.outputs], clock)
-        choice = _choose(opened, inputs, seconds, waits, settings, clock)
+        choice = _choose(opened, inputs, seconds, waits, settings, clock, like_others=not examples)
         meters = RunMeters(metrics, release.name, release.version)
         executor = None
         if choice.slots:
@@ -124,15 +126,20 @@ def _choose(
     waits: bool,
     settings: Settings,
     clock: Clock,
+    *,
+    like_others: bool,
 ) -> Choice:
-    """Where the model runs, and how its requests meet there."""
+    """Where the model runs, and how its requests meet there. ``like_others`` says that other rows take about as long as
+    ``inputs``: a picture may be a thousand times as large."""
     if waits:
         return Choice("none", 1, "it answers by awaitable, and is asked at once")
     runtime, signature, batching = settings.runtime, opened.manifest.signature, settings.batching
-    inline = seconds is not None and seconds * 1000 < runtime.inline_below_ms
+    inline = like_others and seconds is not None and seconds * 1000 < runtime.inline_below_ms
     slots = 0 if inline else runtime.slots if opened.runtime.thread_safe else 1
     if seconds is None:
         return Choice("none", 1, "it refused the made-up row of the warm-up, so that nothing could be measured", slots)
+    if not like_others:
+        return Choice("none", 1, "a row may take any time, a picture say, so that one says nothing of another", slots)
     if not signature.batched:
         return Choice("none", 1, "its tensors have no batch axis", slots, Curve(((1, seconds),)))
     model = Measurable(_run_of(opened.runtime), inputs, [spec.name for spec in signature.outputs], seconds)
@@ -215,12 +222,14 @@ def example_row(signature: ModelSignature, inputs: Mapping[str, Array]) -> dict[
             row |= zip(spec.columns, map(_readable, array.tolist()), strict=True)
         else:
             feature = next(feature for feature in signature.features if feature.name == spec.name)
-            row[spec.name] = array.tolist() if feature.shape else array.reshape(-1).tolist()[0]
+            row[spec.name] = array.tolist() if feature.shape else _readable(array.reshape(-1).tolist()[0])
     return row
 
 
 def _readable(value: Any) -> Any:
-    """Six digits of a number: what float32 made of 5.8 is no example to read."""
+    """Bytes as rows carry them, and six digits of a number: what float32 made of 5.8 is no example to read."""
+    if isinstance(value, bytes):
+        return {"b64": b64encode(value).decode()}
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

@@ -23,8 +23,8 @@ _LOAD = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300
 # A creation time beside every series doubles the page and tells nobody anything.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-#: Stages whose durations are measured, in the order of the request line.
-STAGES: Final = ("parse", "bind", "validate", "run", "encode")
+#: Stages whose durations are measured, in the order of the request line. Not every server has a cache.
+STAGES: Final = ("parse", "bind", "validate", "cache", "run", "encode")
 
 
 class Metric(NamedTuple):
@@ -53,6 +53,22 @@ METRICS: Final = (
         "Stages of one request in sixteen.",
         _STAGE,
     ),
+    Metric(
+        "ml_cache_requests_total",
+        "counter",
+        ("model", "version", "result"),
+        "Requests that came to the cache, and what it did for them.",
+    ),
+    Metric("ml_cache_bytes", "gauge", ("store",), "Memory that cached answers take."),
+    Metric("ml_cache_entries", "gauge", ("store",), "Cached answers, expired ones among them."),
+    Metric("ml_cache_evictions_total", "counter", ("store", "reason"), "Cached answers that went."),
+    Metric(
+        "ml_cache_store_requests_total",
+        "counter",
+        ("operation", "outcome"),
+        "Questions to the store that servers share.",
+    ),
+    Metric("ml_cache_store_open", "gauge", ("store",), "1 while that store does not answer and is not asked."),
     Metric("ml_batch_size", "histogram", ("model", "version"), "Rows given to the model in one run.", _ROWS),
     Metric(
         "ml_queue_delay_seconds",
@@ -158,8 +174,10 @@ class VersionMeters:
         self._fields = frozenset(fields)
         self._requests: dict[tuple[str, str], Counter] = {}
         self._durations: dict[str, Histogram] = {}
-        self._stages = [metrics.histogram("ml_stage_duration_seconds").labels(model, version, name) for name in STAGES]
+        self._stages = self._histograms_of([name for name in STAGES if name != "cache"])
+        self._stages_with_cache: Sequence[Histogram] = ()
         self._tags: dict[str, Counter] = {}
+        self._cached: dict[str, Counter] = {}
         self.batch_size = metrics.histogram("ml_batch_size").labels(model, version)
         self.queue_delay = metrics.histogram("ml_queue_delay_seconds").labels(model, version)
 
@@ -177,9 +195,17 @@ class VersionMeters:
         histogram.observe(duration)
 
     def stages(self, times: Sequence[float]) -> None:
-        """``times`` are the moments between the stages of ``STAGES``, one more than there are stages, in seconds."""
-        for position, histogram in enumerate(self._stages):
+        """``times`` are the moments between the stages of ``STAGES``, with or without the cache, one more than there
+        are stages, in seconds."""
+        stages = self._stages
+        if len(times) > len(STAGES):
+            stages = self._stages_with_cache = self._stages_with_cache or self._histograms_of(STAGES)
+        for position, histogram in enumerate(stages):
             histogram.observe(times[position + 1] - times[position])
+
+    def _histograms_of(self, stages: Sequence[str]) -> Sequence[Histogram]:
+        family = self._metrics.histogram("ml_stage_duration_seconds")
+        return [family.labels(*self._labels, name) for name in stages]
 
     def tagged(self, tags: Sequence[str]) -> None:
         for tag in tags:
@@ -188,6 +214,14 @@ class VersionMeters:
                 counter = self._metrics.counter("ml_input_tags_total").labels(*self._labels, tag)
                 self._tags[tag] = counter
             counter.inc()
+
+    def cached(self, result: str) -> None:
+        """Count a request that came to the cache; ``result`` is a word of ours."""
+        counter = self._cached.get(result)
+        if counter is None:
+            counter = self._metrics.counter("ml_cache_requests_total").labels(*self._labels, result)
+            self._cached[result] = counter
+        counter.inc()
 
     def refused(self, field: str | None) -> None:
         """Count a validation failure; a field that is not the model's own counts under an empty name."""

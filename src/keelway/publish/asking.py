@@ -23,7 +23,7 @@ from keelway.publish.boosters.model import BoosterModel
 from keelway.publish.convert import translate
 from keelway.publish.convert.graph import NotTranslated
 from keelway.publish.exchange import Candidate, EstimatorRequest, EstimatorResult
-from keelway.publish.opening import describe, feature_columns, open_estimator
+from keelway.publish.opening import check_estimator, describe, feature_columns, open_estimator
 from keelway.publish.original import Original, nodes_of
 from keelway.publish.perturb import NODES, Perturbation
 from keelway.publish.proof import Comparison, compare, spread
@@ -41,10 +41,13 @@ _TASKS: Final[dict[translate.Kind, Task]] = {
 }
 
 
-def ask_estimator(request: EstimatorRequest, folder: Path) -> EstimatorResult:
-    """Open, ask, convert; leave the rows, the original's answers and the candidates in ``folder``."""
+def ask_estimator(request: EstimatorRequest, folder: Path, made: Any = None) -> EstimatorResult:
+    """Open, ask, convert; leave the rows, the original's answers and the candidates in ``folder``.
+
+    ``made`` is the model itself, where a factory made it.
+    """
     sample = Rows.load(folder / exchange.SAMPLE)
-    subject = _opened(request, sample)
+    subject = _opened(request, sample, made)
     original = subject.original
     known = {feature.name: feature for feature in request.features}
     features = tuple(known[column] for column in original.columns)
@@ -81,11 +84,15 @@ def ask_estimator(request: EstimatorRequest, folder: Path) -> EstimatorResult:
     return keep(subject.model, result, features, rows, answered, scale, folder)
 
 
-def _opened(request: EstimatorRequest, sample: Rows) -> Subject:
+def _opened(request: EstimatorRequest, sample: Rows, made: Any) -> Subject:
     """The model in the file, as it was: a booster by itself, or a scikit-learn estimator, a pipeline included."""
     path = Path(request.file)
     saved_with = ""
-    if request.format == "pickle" or request.format == "skops":
+    if request.format == "factory":
+        estimator = made
+        check_estimator(estimator)
+        booster = boosters.of_object(estimator)
+    elif request.format == "pickle" or request.format == "skops":
         estimator, saved_with = open_estimator(path, request.format, request.trusted_types)
         booster = boosters.of_object(estimator)
     else:
@@ -200,10 +207,16 @@ def _kept(
         ) from error
     inputs = pack(at_door(features, "FP64"))
     outputs = _skops_outputs(result, original)
-    options = skops_options(result, inputs, outputs)
-    runtime = SkopsRuntime(loaded, options)
-    result = _compared_with_itself(result, runtime, inputs, outputs, rows, original, scale)
-    return msgspec.structs.replace(result, untrusted_types=tuple(sorted(untrusted)))
+    result = msgspec.structs.replace(result, most_probable=result.probabilities)
+    compared = _compared_with_itself(
+        result, SkopsRuntime(loaded, skops_options(result, inputs, outputs)), inputs, outputs, rows, original, scale
+    )
+    if result.most_probable and compared.kept is not None and not compared.kept.holds:
+        # Its label is another than the most probable: both are asked, each time.
+        result = msgspec.structs.replace(result, most_probable=False)
+        runtime = SkopsRuntime(loaded, skops_options(result, inputs, outputs))
+        compared = _compared_with_itself(result, runtime, inputs, outputs, rows, original, scale)
+    return msgspec.structs.replace(compared, untrusted_types=tuple(sorted(untrusted)))
 
 
 def _kept_natively(
@@ -249,7 +262,8 @@ def skops_options(
     result: EstimatorResult, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> SkopsOptions:
     columns = tuple(SkopsColumn(name, dtype) for name, dtype in zip(result.columns, result.dtypes, strict=True))
-    return SkopsOptions(columns, inputs, outputs, result.given)
+    labels = result.labels if result.most_probable else ()
+    return SkopsOptions(columns, inputs, outputs, result.given, most_probable=labels)
 
 
 def _skops_outputs(result: EstimatorResult, original: Answers) -> tuple[TensorSpec, ...]:

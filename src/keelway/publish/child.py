@@ -13,16 +13,38 @@ import msgspec
 
 from keelway.errors import FailedPrecondition, KeelwayError
 from keelway.publish import exchange
-from keelway.publish.exchange import EstimatorRequest, PythonRequest, failure_of, write
+from keelway.publish.exchange import (
+    EncoderRequest,
+    EstimatorRequest,
+    FactoryRequest,
+    NetworkRequest,
+    PythonRequest,
+    failure_of,
+    write,
+)
+
+_Request = EstimatorRequest | NetworkRequest | EncoderRequest | FactoryRequest | PythonRequest
 
 
 def main(folder: Path) -> int:
     try:
-        request = msgspec.json.decode((folder / exchange.REQUEST).read_bytes(), type=EstimatorRequest | PythonRequest)
+        request = msgspec.json.decode((folder / exchange.REQUEST).read_bytes(), type=_Request)
         if isinstance(request, EstimatorRequest):
             from keelway.publish.asking import ask_estimator
 
             write(folder, exchange.RESULT, ask_estimator(request, folder))
+        elif isinstance(request, NetworkRequest):
+            from keelway.publish.asking_network import ask_file
+
+            write(folder, exchange.RESULT, ask_file(request, folder))
+        elif isinstance(request, EncoderRequest):
+            from keelway.publish.text_encoder import ask_encoder
+
+            write(folder, exchange.RESULT, ask_encoder(request, folder))
+        elif isinstance(request, FactoryRequest):
+            from keelway.publish.factory import ask_factory
+
+            write(folder, exchange.RESULT, ask_factory(request, folder))
         else:
             from keelway.publish.python_class import ask_class
 

@@ -25,8 +25,7 @@ def open_estimator(path: Path, form: Literal["pickle", "skops"], trusted: frozen
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         estimator = load_estimator(path, trusted) if form == "skops" else _unpickled(path)
-    if type(estimator).__module__.partition(".")[0] not in NAMES:  # boosters are looked at by those who know them
-        _check_estimator(estimator)
+    check_estimator(estimator)
     versions = [str(found) for w in raised if (found := getattr(w.message, "original_sklearn_version", ""))]
     return estimator, versions[0] if versions else ""
 
@@ -66,7 +65,15 @@ def _unpickled(path: Path) -> Any:
         ) from error
 
 
-def _check_estimator(estimator: Any) -> None:
+def is_booster(model: Any) -> bool:
+    """Whether it is of XGBoost, LightGBM or CatBoost."""
+    return type(model).__module__.partition(".")[0] in NAMES
+
+
+def check_estimator(estimator: Any) -> None:
+    """Raise ``InvalidInput`` unless it is a fitted estimator that predicts; ``boosters`` looks at those it knows."""
+    if is_booster(estimator):
+        return
     from sklearn.base import BaseEstimator
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.validation import check_is_fitted

@@ -14,10 +14,13 @@ from typing import Final
 import numpy as np
 
 from keelway.clock import SystemClock
-from keelway.ports import RuntimeOptions
+from keelway.errors import ModelFailed
+from keelway.ports import Runtime, RuntimeOptions
 from keelway.publish.answers import Answers, joined
+from keelway.publish.examples import SAMPLE_KIND, Batch
 from keelway.publish.proof import Comparison, compare
 from keelway.publish.rows import Rows, tensors
+from keelway.publish.tensor_proof import Outputs, compare_tensors, scales_of
 from keelway.runtimes.boosters import BoostersRuntime
 from keelway.runtimes.onnx import OnnxRuntime
 from keelway.runtimes.skops import SkopsRuntime
@@ -64,6 +67,21 @@ def ask(runtime: OnnxRuntime | SkopsRuntime | BoostersRuntime, inputs: dict[str,
     return Answers(
         answered.get("label"), values.reshape(rows, -1) if values.size else np.zeros((rows, 0)), np.ones(rows, bool)
     )
+
+
+def prove_network(runtime: Runtime, made: Sequence[Batch], answers: Sequence[Outputs], tolerance: float) -> Comparison:
+    """Give every batch of the proof to ``runtime`` and compare. Raises ``ModelFailed`` if it fails on one of them."""
+    names = [spec.name for spec in runtime.outputs]
+    found: list[Outputs] = []
+    for batch in made:
+        try:
+            found.append(dict(zip(names, runtime.run(batch.arrays, names), strict=True)))  # type: ignore[arg-type]
+        except Exception as error:
+            raise ModelFailed(
+                f"the converted model fails on examples that the original answers ({batch.kind})"
+            ) from error
+    scales = scales_of([answer for batch, answer in zip(made, answers, strict=True) if batch.kind == SAMPLE_KIND])
+    return compare_tensors(answers, found, scales, tolerance)
 
 
 def micros(call: Callable[[], object], seconds: float = 0.1, now: Callable[[], float] = SystemClock.monotonic) -> float:

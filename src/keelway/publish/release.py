@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,9 +25,13 @@ from keelway.contract.names import check_name
 from keelway.contract.semver import Version
 from keelway.contract.signature import validate_signature
 from keelway.errors import InvalidInput, NotFound
-from keelway.publish.compose import compose
+from keelway.publish.compose import compose, text_pipeline
+from keelway.publish.report import Prepared
 from keelway.registry.models import ModelVersion
 from keelway.registry.store import Registry
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Progress = Callable[[str], None]
 
@@ -39,21 +44,26 @@ _MODELS = frozenset(
         Format.XGBOOST,
         Format.LIGHTGBM,
         Format.CATBOOST,
+        Format.TORCH_PROGRAM,
+        Format.TORCH,
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is pushed. ``trust_pickle`` is the caller's consent to running the code inside ``file``; ``trusted_types``
-    are type names a skops file may contain. ``tolerance`` is the largest accepted difference of a probability, or of a
-    value relative to the scale of the target."""
+    """What is pushed: a ``file``, or what the function ``factory`` makes (``package.module:function``).
 
-    file: Path
+    ``trust_pickle`` is the caller's consent to running the code inside ``file``; ``trusted_types`` are type names a
+    skops file may contain. ``tolerance`` is the largest accepted difference of a probability, or of a value relative to
+    the scale of what is predicted; None is the default for the kind of model."""
+
+    file: Path | None = None
     sample: Path | None = None
     target: str | None = None
     trust_pickle: bool = False
-    tolerance: float = 1e-5
+    tolerance: float | None = None
+    factory: str = ""
     trusted_types: frozenset[str] = frozenset()
 
 
@@ -75,9 +85,11 @@ def release(
     check_name(name)
     if version is not None:
         Version.parse(version)
-    if not source.file.exists():
+    if (source.file is None) == (not source.factory):
+        raise InvalidInput("nothing, or two things, to push", field="file", hint="give a file, or --from-python")
+    if source.file is not None and not source.file.exists():
         raise NotFound(f"there is no file {source.file.name}", hint="give the path of the trained model")
-    if source.file.suffix == ".toml":
+    if source.file is not None and source.file.suffix == ".toml":
         progress(f"wiring the pipeline {source.file.name}")
         manifest = compose(source.file, registry, blobs)
         report: dict[str, Any] = {"format": "pipeline"}
@@ -92,26 +104,47 @@ def release(
 
 def _convert(blobs: BlobStore, source: Source, progress: Progress) -> tuple[Manifest, dict[str, Any], Baseline | None]:
     from keelway.contract.sample import read_sample
-    from keelway.publish.push import prepare
+    from keelway.publish.examples import ARRAY_FILES
+    from keelway.publish.push import prepare, without_target
 
-    sample = None
-    if source.sample is not None:
+    sample: pd.DataFrame | Path | None = source.sample
+    if source.sample is not None and source.sample.suffix not in ARRAY_FILES:
         progress(f"reading the sample {source.sample.name}")
         sample = read_sample(source.sample)
-    with TemporaryDirectory(prefix="keelway-push-") as workspace:
-        prepared = prepare(
-            _unpacked(source.file, Path(workspace) / "unpacked"),
-            sample,
-            source.target,
-            trust_pickle=source.trust_pickle,
-            trusted_types=source.trusted_types,
-            tolerance=source.tolerance,
-            workspace=Path(workspace),
-            progress=progress,
-        )
+    with TemporaryDirectory(prefix="keelway-push-") as folder:
+        workspace = Path(folder)
+
+        def prepare_file(file: Path, *, trusted: bool = source.trust_pickle) -> Prepared:
+            return prepare(
+                _unpacked(file, workspace / "unpacked"),
+                sample,
+                source.target,
+                trust_pickle=trusted,
+                trusted_types=source.trusted_types,
+                tolerance=source.tolerance,
+                workspace=workspace,
+                progress=progress,
+            )
+
+        if source.file is not None:
+            prepared = prepare_file(source.file)
+        else:
+            from keelway.publish.factory import prepare_factory
+
+            prepared = prepare_factory(
+                source.factory,
+                without_target(sample, source.target),
+                tolerance=source.tolerance,
+                workspace=workspace,
+                progress=progress,
+                prepare_file=partial(prepare_file, trusted=True),
+            )
         progress("storing the files")
-        files = store_folder(blobs, prepared.folder)
-    manifest = Manifest(files, prepared.signature, prepared.runtime, prepared.options)
+        manifest = Manifest(
+            store_folder(blobs, prepared.folder), prepared.signature, prepared.runtime, prepared.options
+        )
+        if prepared.tokenized is not None:
+            manifest = text_pipeline(prepared.tokenized.file, prepared.tokenized.options, manifest, blobs)
     return manifest, msgspec.to_builtins(prepared.report), prepared.baseline
 
 

@@ -15,8 +15,9 @@ import msgspec
 from keelway.contract.baseline import Baseline
 from keelway.contract.signature import ModelSignature
 from keelway.publish.proof import Comparison
+from keelway.runtimes.tokens import TokensOptions
 
-Kept = Literal["onnx", "skops", "boosters", "python"]
+Kept = Literal["onnx", "litert", "skops", "boosters", "torch", "python"]
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -78,8 +79,18 @@ class ConversionReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Tokenized:
+    """The ``tokenizer.json`` whose tokens a model takes, so that people may send text."""
+
+    file: Path
+    options: TokensOptions
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
-    """A model ready to be stored: ``folder`` holds exactly its files; the caller makes the manifest of the rest."""
+    """A model ready to be stored: ``folder`` holds exactly its files; the caller makes the manifest of the rest.
+
+    With ``tokenized`` it is stored as a pipeline, behind that tokenizer."""
 
     folder: Path
     signature: ModelSignature
@@ -87,6 +98,7 @@ class Prepared:
     runtime: Kept
     options: dict[str, Any]
     report: ConversionReport
+    tokenized: Tokenized | None = None
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:
@@ -97,7 +109,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     except msgspec.ValidationError:  # another kind of report, a pipeline's for one
         return [f"kept as {report['format']}"] if "format" in report else []
     what = f"{found.source}: {found.estimator}" if found.estimator else found.source
-    kept = f"{found.framework}'s own format" if found.format == "boosters" else found.format
+    kept = f"{found.framework}'s own format" if found.format in ("boosters", "torch") else found.format
     lines = [what, f"kept as {kept}: {found.reason}", *_proof_lines(found)]
     if found.speedup is not None:
         ratio = f"{found.speedup:,.1f} times {'faster' if found.speedup > 1 else 'as fast'}"

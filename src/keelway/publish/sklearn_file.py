@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 MODEL: Final = "model.onnx"
 
+#: The largest accepted difference unless the caller says another.
+TOLERANCE: Final = 1e-5
+
 _LIBRARIES: Final = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy", "keelway")
 #: Distributions that bring a library of boosting; XGBoost comes in two.
 _BOOSTERS: Final = {"XGBoost": ("xgboost", "xgboost-cpu"), "LightGBM": ("lightgbm",), "CatBoost": ("catboost",)}
@@ -64,7 +67,7 @@ def prepare_estimator(
     sample: pd.DataFrame | None,
     *,
     trusted_types: frozenset[str],
-    tolerance: float,
+    tolerance: float | None,
     workspace: Path,
     progress: Callable[[str], None],
 ) -> Prepared:
@@ -78,7 +81,8 @@ def prepare_estimator(
         )
     features = infer_features(sample)
     rows_of(sample).save(workspace / exchange.SAMPLE)
-    request = EstimatorRequest(str(file.resolve()), form, features, tolerance, trusted_types)
+    allowed = TOLERANCE if tolerance is None else tolerance
+    request = EstimatorRequest(str(file.resolve()), form, features, allowed, trusted_types)
     exchange.write(workspace, exchange.REQUEST, request)
     progress("opening and converting the model, in a process of its own")
     run_apart(workspace)
@@ -89,8 +93,8 @@ def prepare_estimator(
 def judged(request: EstimatorRequest, sample: pd.DataFrame, workspace: Path) -> Prepared:
     """What the child left in ``workspace`` for ``request``, after a proof that takes nothing of it on trust."""
     left = _read(workspace, request.features, request.tolerance)
-    held = {"pickle": "a pickle", "skops": "a skops file"}.get(request.format, "its own format")
-    source = f"{_article(left.result.framework)} model in {held}"
+    held = {"pickle": "in a pickle", "skops": "in a skops file", "factory": f"made by {request.file}"}
+    source = f"{_article(left.result.framework)} model {held.get(request.format, 'in its own format')}"
     prepared = _proved(left, source) or _kept(left, source)
     return Prepared(
         prepared.folder,

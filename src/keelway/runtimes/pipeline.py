@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from keelway.errors import CorruptArtifact, InvalidInput, KeelwayError, ModelFailed
+from keelway.errors import CorruptArtifact, InvalidInput, KeelwayError, ModelFailed, RowsRefused
 from keelway.ports import MemberLoader, Runtime, RuntimeOptions
 from keelway.types import Array, TensorSpec
 
@@ -66,6 +66,7 @@ class PipelineRuntime:
         self.inputs = declared.inputs
         self.outputs = tuple(_output_spec(name, source, members) for name, source in declared.outputs.items())
         self.thread_safe = all(member.thread_safe for member in members.values())
+        self.examples = _examples(declared, members)
         self._declared = declared
         self._members = members
         self._closing = closing
@@ -146,8 +147,8 @@ def _advance(calls: Iterator[_Call], values: dict[str, Array]) -> _Pending | Non
             if inspect.isawaitable(answer):
                 return _Pending(call, answer)
             values.update(zip(call.give, answer, strict=True))
-        except KeelwayError:
-            raise  # a member's deliberate error is the pipeline's
+        except KeelwayError as error:
+            raise _of_the_pipeline(error, call) from None
         except Exception as error:
             raise ModelFailed(f"step '{call.step}' of the pipeline failed") from error
     return None
@@ -160,12 +161,31 @@ async def _finish(
         call = pending.call
         try:
             values.update(zip(call.give, await pending.answer, strict=True))
-        except KeelwayError:
-            raise  # a member's deliberate error is the pipeline's
+        except KeelwayError as error:
+            raise _of_the_pipeline(error, call) from None
         except Exception as error:
             raise ModelFailed(f"step '{call.step}' of the pipeline failed") from error
         pending = _advance(calls, values)
     return [values[source] for source in answers]
+
+
+def _of_the_pipeline(error: KeelwayError, call: _Call) -> KeelwayError:
+    """A member's deliberate error is the pipeline's; the input it names is called by the pipeline's own name."""
+    names = {tensor: source for tensor, source in call.take if "." not in source}
+    for one in (error, *(error.errors.values() if isinstance(error, RowsRefused) else ())):
+        one.field = names.get(one.field or "", one.field)
+    return error
+
+
+def _examples(declared: _Options, members: Mapping[str, Runtime]) -> dict[str, Array]:
+    """What members know of their own inputs (``ports.Exemplary``), for those that are the pipeline's."""
+    inputs = {spec.name for spec in declared.inputs}
+    return {
+        source: getattr(members[step.name], "examples", {})[tensor]
+        for step in reversed(declared.steps)
+        for tensor, source in step.inputs.items()
+        if source in inputs and tensor in getattr(members[step.name], "examples", {})
+    }
 
 
 def _check_order(declared: _Options) -> None:

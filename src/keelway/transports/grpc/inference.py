@@ -41,6 +41,8 @@ def _inference(plane: DataPlane, codec: Codec, transport: str, limit: float) -> 
             if isawaitable(answer):
                 # The caller's going cancels this call, and with it what is awaited here.
                 answer = await answer
+            if answer.cache_status:
+                context.set_trailing_metadata((("cache-status", answer.cache_status.decode()),))
             return answer.encoded.body
         finally:
             plane.admission.leave()

@@ -168,6 +168,8 @@ def reply_headers(answer: Answer, route: InferenceRoute, request_id: str) -> lis
         version = answer.version
         headers.append((b"keelway-model-version", version.version.encode()))
         headers.append((b"keelway-model-digest", version.model_digest.encode()))
+    if answer.cache_status:
+        headers.append((b"cache-status", answer.cache_status))
     if encoded.json_length is not None:
         headers.append((b"inference-header-content-length", b"%d" % encoded.json_length))
     return headers

@@ -21,6 +21,8 @@ EXAMPLE_LIMIT: Final = 4096
 
 _JSON_TYPES = {"BOOL": "boolean", "BYTES": "string", "FP16": "number", "FP32": "number", "FP64": "number"}
 _FORMATS = {"FP32": "float", "FP64": "double"}
+#: Bytes in a row: text, or an object for what is no text.
+_B64 = {"properties": {"b64": {"type": "string"}}, "required": ["b64"], "additionalProperties": False}
 _TIMEOUT = {"$ref": "#/components/parameters/RequestTimeout"}
 _PRIORITY = {"$ref": "#/components/parameters/RequestPriority"}
 
@@ -96,7 +98,10 @@ def row_schema(signature: ModelSignature) -> dict[str, Any]:
 def feature_schema(feature: Feature) -> dict[str, Any]:
     """One value of a row. Arrays of a fixed length say so; the datatype itself stands in ``x-datatype``."""
     kind = _JSON_TYPES.get(feature.datatype, "integer")
-    schema: dict[str, Any] = {"type": [kind, "null"] if feature.nullable else kind}
+    kinds = [kind, *(["object"] if feature.datatype == "BYTES" else []), *(["null"] if feature.nullable else [])]
+    schema: dict[str, Any] = {"type": kinds if len(kinds) > 1 else kind}
+    if feature.datatype == "BYTES":
+        schema |= _B64
     if kind == "integer" or feature.datatype in _FORMATS:
         schema["format"] = _FORMATS.get(feature.datatype, feature.datatype.lower())
     for size in reversed(feature.shape):
@@ -176,6 +181,9 @@ def tensor_schema(spec: TensorSpec) -> dict[str, Any]:
             "data": {"type": "array", "description": "Flat in row-major order, or nested."},
         },
     }
+    if spec.datatype == "BYTES":
+        words = "content_type base64: the elements are base64 text of bytes."
+        schema["properties"]["parameters"] = {"type": "object", "description": words}
     if spec.columns:
         schema["description"] = f"Columns in this order: {', '.join(spec.columns)}."
     return schema
@@ -258,7 +266,11 @@ def example_tensors(inputs: Sequence[TensorSpec], row: Mapping[str, Any]) -> lis
             data = [element for part in data for element in part]
         # The batch axis counts only where the tensor has one; a scalar's tensor has axes of length one, or none.
         shape = shape[1:] if len(shape) > len(spec.shape) else shape + [1] * (len(spec.shape) - len(shape))
-        tensors.append({"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": data})
+        tensor: dict[str, Any] = {"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": data}
+        base64 = [element["b64"] for element in data if isinstance(element, dict)]
+        if base64:  # bytes, as rows say them
+            tensor |= {"data": base64, "parameters": {"content_type": "base64"}}
+        tensors.append(tensor)
     return tensors
 
 

@@ -1,0 +1,190 @@
+"""A ``CacheStore`` in Redis or Valkey. Slow, stopped, full or full of other things, it costs a request one timeout and
+then, behind a breaker, nothing: it never raises.
+
+A look is one script, so that it is one round trip: the value or, if there is none, the lease. Writing is done behind
+the caller's back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from keelway.cache.breaker import Breaker
+from keelway.clock import Clock
+from keelway.errors import FailedPrecondition
+from keelway.ports import Looked
+
+log = logging.getLogger("keelway.cache")
+
+# Reads at most one byte more than a value may have, whatever lies there, and takes what never expires for nobody's.
+_LOOK: Final = """
+local value = redis.pcall('GETRANGE', KEYS[1], 0, ARGV[1])
+if type(value) == 'string' and #value > 0 then
+  local left = redis.call('PTTL', KEYS[1])
+  if left > tonumber(ARGV[2]) then return {value, left, 0} end
+end
+local taken = redis.pcall('SET', KEYS[2], ARGV[3], 'NX', 'PX', ARGV[4])
+if type(taken) == 'table' and taken.ok then return {'', 0, 1} end
+if type(taken) == 'table' and taken.err then return {'', 0, 2} end
+return {'', 0, 0}
+"""
+_RELEASE: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_TAKEN, _NO_LEASE = 1, 2
+
+#: Beginning of every key of ours, with the form of what is kept there.
+_PREFIX: Final = "keelway:1:"
+_CONNECTIONS: Final = 32
+#: Writes under way at once; a store that falls behind loses the others.
+_WRITES: Final = 256
+
+_ALONE: Final = Looked(None, 0.0, b"")
+
+
+class RedisStore:
+    """``timeout`` is for each look and each write, connecting included, in seconds. After ``failures`` in a row the
+    store is left alone for ``pause`` seconds. ``noted`` is told the operation (``look``, ``keep``) and how it went:
+    ``ok``, ``timeout``, ``error``, ``refused`` (full, read-only) or ``skipped``. ``turned`` is told of openings of the
+    breaker (true) and closings.
+
+    Raises ``FailedPrecondition`` without redis-py, and for a ``url`` that is none."""
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        *,
+        timeout: float,
+        failures: int,
+        pause: float,
+        max_value_bytes: int,
+        noted: Callable[[str, str], None] = lambda operation, outcome: None,
+        turned: Callable[[bool], None] = lambda is_open: None,
+    ) -> None:
+        self._client = _client(url, timeout)
+        self._timeout = timeout
+        self._pause = pause
+        self._max_value_bytes = max_value_bytes
+        self._noted = noted
+        self._told = turned
+        self._link = Breaker(failures, pause, clock, self._turned)
+        # A store that is full refuses at once and can still be read.
+        self._writes = Breaker(1, pause, clock)
+        self._look = self._client.register_script(_LOOK)
+        self._release = self._client.register_script(_RELEASE)
+        self._writing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    async def look(self, key: bytes, lease: float, min_ttl: float = 0.0) -> Looked:
+        """See ``CacheStore``. A value of more than ``max_value_bytes`` is none."""
+        token = secrets.token_bytes(16)
+        asked = (self._max_value_bytes, round(min_ttl * 1000), token, max(1, round(lease * 1000)))
+        try:
+            reply = await self._asked("look", self._look(keys=_names(key), args=asked))
+        except asyncio.CancelledError:
+            self.keep(key, None, 0.0, token)  # it may have been given to a caller who has left
+            raise
+        match reply:
+            case [bytes(value), int(left), 0] if value:
+                return Looked(value if len(value) <= self._max_value_bytes else None, left / 1000, b"")
+            case [_, _, int(lease_state)]:
+                return Looked(None, 0.0, {_TAKEN: token, _NO_LEASE: b""}.get(lease_state))
+        return _ALONE
+
+    def keep(self, key: bytes, value: bytes | None, ttl: float, token: bytes) -> None:
+        """See ``CacheStore``."""
+        if value is not None and len(value) > self._max_value_bytes:
+            value = None
+        if self._is_closed or (value is None and not token):
+            return
+        if len(self._writing) >= _WRITES:
+            self._noted("keep", "skipped")
+            return
+        task = asyncio.get_running_loop().create_task(self._keep(key, value, ttl, token))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def close(self) -> None:
+        """Let the writes under way end, for as long as one may take."""
+        self._is_closed = True
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=self._timeout)
+        for task in self._writing:
+            task.cancel()
+        await self._client.aclose()
+
+    async def _keep(self, key: bytes, value: bytes | None, ttl: float, token: bytes) -> None:
+        value_name, lease_name = _names(key)
+        if value is not None and self._writes.allows():
+            written = await self._asked("keep", self._client.set(value_name, value, px=max(1, round(ttl * 1000))))
+            if written is True:
+                self._writes.succeeded()
+        if token:
+            await self._asked("keep", self._release(keys=[lease_name], args=[token]))
+
+    async def _asked(self, operation: str, command: Coroutine[Any, Any, Any]) -> Any:
+        """The reply to ``command``; ``None`` if there is none worth having, for whatever reason."""
+        from redis.exceptions import OutOfMemoryError, ReadOnlyError
+        from redis.exceptions import TimeoutError as LateReply
+
+        if not self._link.allows():
+            command.close()
+            self._noted(operation, "skipped")
+            return None
+        try:
+            async with asyncio.timeout(self._timeout):
+                reply = await command
+        except (OutOfMemoryError, ReadOnlyError):
+            outcome, reply = "refused", None
+            self._link.succeeded()
+            self._writes.failed()
+        except Exception as error:  # noqa: BLE001 - whatever a client raises, the request goes on
+            outcome, reply = "timeout" if isinstance(error, TimeoutError | LateReply) else "error", None
+            self._link.failed()
+        else:
+            outcome = "ok"
+            self._link.succeeded()
+        self._noted(operation, outcome)
+        return reply
+
+    def _turned(self, is_open: bool) -> None:
+        self._told(is_open)
+        if is_open:
+            log.warning("the cache store does not answer; going on without it, asking again each %g s", self._pause)
+        else:
+            log.info("the cache store answers again")
+
+
+def _client(url: str, timeout: float) -> Any:
+    try:
+        from redis.asyncio import BlockingConnectionPool, Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+    except ImportError:
+        raise FailedPrecondition("a cache in Redis needs redis-py", hint='pip install "keelway[redis]"') from None
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=timeout,
+            # Ours cuts short whatever it is. The library's costs a task for each question, and in Python 3.11 one that
+            # swallows the cancellation of a caller who leaves at the wrong moment.
+            socket_timeout=None,
+            socket_connect_timeout=None,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+    except (ValueError, TypeError):
+        # Not the text of the error: the URL may hold a password.
+        raise FailedPrecondition(
+            "the setting cache.redis_url is not an address of Redis", hint="write it as redis://host:6379/0"
+        ) from None
+    return Redis.from_pool(pool)
+
+
+def _names(key: bytes) -> tuple[str, str]:
+    """The names of the value and of the lease; the braces keep them on one node of a cluster."""
+    return f"{_PREFIX}{{{key.hex()}}}", f"{_PREFIX}{{{key.hex()}}}:lease"
