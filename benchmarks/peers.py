@@ -24,9 +24,11 @@ class NotMade(Exception):
     """No environment for this peer on this machine; the text says why."""
 
 
-def environment(name: str) -> Path:
-    """The Python of the peer's environment, which is made anew if its lock has changed. ``NotMade`` if that fails."""
-    folder, lock = ENVIRONMENTS / name, LOCKS / f"{name}.txt"
+def environment(name: str, lock: Path | None = None) -> Path:
+    """The Python of the peer's environment, which is made anew if its lock has changed. ``NotMade`` if that fails.
+
+    ``lock`` is another file than the peer's own."""
+    folder, lock = ENVIRONMENTS / name, lock or LOCKS / f"{name}.txt"
     python, done = folder / "bin" / "python", folder / ".lock-sha256"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     if done.exists() and done.read_text() == digest:

@@ -19,12 +19,15 @@ PARAMETRISED = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.re
 #: Libraries of the extras, or slow to import: only inside functions.
 LAZY = frozenset(
     {
+        "ai_edge_litert",
         "alembic",
         "catboost",
         "grpc",
+        "h5py",
         "httpx",
         "PIL",
         "joblib",
+        "keras",
         "lightgbm",
         "onnx",
         "pandas",
@@ -34,6 +37,8 @@ LAZY = frozenset(
         "skl2onnx",
         "sklearn",
         "skops",
+        "tensorflow",
+        "tf2onnx",
         "tokenizers",
         "torch",
         "transformers",

@@ -286,6 +286,16 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     flush_interval: Annotated[PositiveSeconds, Meta(description="Seconds between two flushes of the records.")] = 0.5
 
 
+class PublishSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    keras_python: Annotated[
+        str,
+        Meta(
+            description="Python of an environment that has TensorFlow, in which `push` opens Keras models. "
+            "Empty: its own."
+        ),
+    ] = ""
+
+
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     level: Annotated[
         str,
@@ -313,6 +323,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     serving: ServingSettings = ServingSettings()
     cache: CacheSettings = CacheSettings()
     records: RecordSettings = RecordSettings()
+    publish: PublishSettings = PublishSettings()
     logs: LogSettings = LogSettings()
 
 

@@ -120,7 +120,7 @@ def test_an_onnx_model_is_one(path: Path) -> None:
         (b"\xff\xd8\xff\xe0" + bytes(100), Format.UNKNOWN, "a JPEG image"),
         (b"PAR1" + bytes(100), Format.UNKNOWN, "a Parquet table"),
         (struct.pack("<Q", 99) + json.dumps({"w": {}}).encode(), Format.UNKNOWN, "a safetensors file"),
-        (b"\x1c\0\0\0TFL3" + bytes(90), Format.UNKNOWN, "a TensorFlow Lite model"),
+        (b"\x1c\0\0\0TFL3" + bytes(90), Format.LITERT, "a LiteRT (TensorFlow Lite) model"),
         (b"\x1c\0\0\0ORTM" + bytes(90), Format.UNKNOWN, "a model in ONNX Runtime's own format (.ort)"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",

@@ -1,5 +1,5 @@
-"""Environments of clients that do not fit into the project's own: made on demand under ``.cache/clients`` from files
-pinned by hash, and made anew when those change."""
+"""Environments of clients, and of TensorFlow, that do not fit into the project's own: made on demand under
+``.cache/clients`` from files pinned by hash, and made anew when those change."""
 
 from __future__ import annotations
 
@@ -17,19 +17,29 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / ".cache" / "clients"
 KSERVE_PINS = ROOT / "requirements" / "clients" / "kserve.txt"
+KERAS_PINS = ROOT / "requirements" / "keras.txt"
 JAVASCRIPT = Path(__file__).parent / "js"
 PATIENCE = 600
 
 
 def kserve_python() -> Path:
     """The interpreter of an environment that has KServe's client."""
-    folder = CLIENTS / "kserve"
-    with made_from(folder, [KSERVE_PINS], sys.version) as missing:
+    return _python("kserve", KSERVE_PINS)
+
+
+def keras_python() -> Path:
+    """The interpreter of an environment that has TensorFlow, with which Keras models are opened."""
+    return _python("keras", KERAS_PINS)
+
+
+def _python(name: str, pins: Path) -> Path:
+    folder = CLIENTS / name
+    with made_from(folder, [pins], sys.version) as missing:
         if missing:
             uv = [sys.executable, "-m", "uv"]
             run([*uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
-            pins = ["--require-hashes", "-r", str(KSERVE_PINS)]
-            run([*uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *pins])
+            wanted = ["--compile-bytecode", "--require-hashes", "-r", str(pins)]
+            run([*uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *wanted])
     return folder / "bin" / "python"
 
 

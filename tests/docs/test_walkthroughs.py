@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conformance.environments import keras_python
 from tests.docs.pages import DOCS, Block
 from tests.docs.walkthrough import Reader, compare, same, steps
 
@@ -59,6 +60,8 @@ def test_the_tutorial_works_from_an_empty_folder_on(after_the_tutorial: Callable
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted((DOCS / "how-to").glob("*.md")), ids=lambda page: page.stem)
 def test_a_how_to_page_works(page: Path, tmp_path: Path, after_the_tutorial: Callable[[], Path]) -> None:
+    if "keras-env/" in page.read_text():
+        (tmp_path / "keras-env").symlink_to(keras_python().parents[1])
     follow(page, after_the_tutorial() if page.name in AFTER_THE_TUTORIAL else tmp_path)
 
 

@@ -1,8 +1,8 @@
 """A page as a reader follows it: its files are written, its commands run in order, and what it prints is compared.
 
 - A block whose first line is ``# name.ext`` is a file of that name.
-- A ``bash`` block is run by bash; one that begins with ``pip install`` is not. ``keelway serve`` stays in the
-  background until the next one, and has to end with exit code 0 when it is told to stop.
+- A ``bash`` block is run by bash; one that begins with ``pip install`` or makes an environment is not.
+  ``keelway serve`` stays in the background until the next one, and has to end with exit code 0 when it is told to stop.
 - A ``text`` or ``json`` block behind it is what it prints. A text that ends with ``keelway: ...`` is a refusal: exit
   code 1. Of a text every word has to occur; a JSON document has to be equal but for ``_VOLATILE``.
 """
@@ -33,6 +33,9 @@ HTTP, GRPC = "127.0.0.1:8080", "127.0.0.1:9090"
 PATIENCE = 180.0
 #: Seconds in which running servers have certainly seen a promotion.
 FOLLOWED = 3.0
+
+#: How a block begins that installs something: the environment of the tests has it.
+_INSTALLS = ("pip install", "python3 -m venv")
 
 # Python calls some statuses otherwise from version to version, hence "title".
 _VOLATILE = frozenset({"duration", "model_digest", "request_id", "time", "title"})
@@ -66,7 +69,7 @@ def steps(page: Path) -> Iterator[Step]:
     everything = blocks(page)
     for block, after in zip(everything, [*everything[1:], None], strict=True):
         step = Step(block, after if after is not None and after.language in ("text", "json") else None)
-        if step.file or (block.language == "bash" and not block.text.startswith("pip install")):
+        if step.file or (block.language == "bash" and not block.text.startswith(_INSTALLS)):
             yield step
 
 

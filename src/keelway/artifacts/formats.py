@@ -38,6 +38,7 @@ class Format(StrEnum):
     LIGHTGBM = "lightgbm"
     CATBOOST = "catboost"
     TORCH = "torch"
+    LITERT = "litert"
     TORCH_PROGRAM = "torch-program"
     KERAS = "keras"
     HDF5 = "hdf5"
@@ -111,7 +112,7 @@ _MAGIC: Final[tuple[tuple[int, bytes, _Finding], ...]] = tuple(
         (0, b"\x04\x22\x4d\x18", Format.UNKNOWN, "an LZ4-compressed file"),
         (0, b"7z\xbc\xaf\x27\x1c", Format.UNKNOWN, "a 7z archive"),
         (0, b"Rar!\x1a\x07", Format.UNKNOWN, "a RAR archive"),
-        (4, b"TFL3", Format.UNKNOWN, "a TensorFlow Lite model"),
+        (4, b"TFL3", Format.LITERT, "a LiteRT (TensorFlow Lite) model"),
         (4, b"ORTM", Format.UNKNOWN, "a model in ONNX Runtime's own format (.ort)"),
         (8, b'{"', Format.UNKNOWN, "a safetensors file"),
         (0, b"version https://git-lfs", Format.UNKNOWN, "a Git LFS pointer, not the file itself"),

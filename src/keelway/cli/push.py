@@ -23,9 +23,10 @@ from keelway.cli.output import print_json, progress
 HELP = """Convert a trained model, prove the conversion, and register it as a version.
 
 Takes ONNX files, scikit-learn models (pickle, joblib, skops), XGBoost, LightGBM and CatBoost models (their own files,
-or pickled), PyTorch programs (.pt2) and modules (.pt), Python classes (.py), pipelines of registered models and steps
-(.toml), and whatever a function of yours makes (--from-python). A pickle, a Python class or a PyTorch file runs code
-when it is opened: say --trust-pickle if you trust its author. That is consent, not a sandbox.
+or pickled), PyTorch programs (.pt2) and modules (.pt), Keras models (.keras, .h5), LiteRT models (.tflite), Python
+classes (.py), pipelines of registered models and steps (.toml), and whatever a function of yours makes (--from-python).
+A pickle, a Python class or a PyTorch file runs code when it is opened: say --trust-pickle if you trust its author. That
+is consent, not a sandbox.
 
 \b
 Examples:
@@ -33,6 +34,7 @@ Examples:
   keelway push digits model.onnx
   keelway push churn model.skops --sample churn.csv --target left --version 2.0.0
   keelway push price model.ubj --sample houses.parquet --target price
+  keelway push flowers flowers.keras --sample flowers.npz --python keras-env/bin/python
   keelway push digits --from-python digits.train:make --sample digits.npz
 """
 
@@ -72,6 +74,10 @@ def push(
             help="Largest accepted difference, recorded with the version. Default: 1e-5, for networks 1e-4.",
         ),
     ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option("--python", metavar="FILE", help="Python of an environment with TensorFlow, for Keras models."),
+    ] = None,
     why: WhyOption = "pushed from the command line",
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
@@ -87,7 +93,16 @@ def push(
         open_blobs(settings),
         name,
         version,
-        Source(file, sample, target, trust_pickle, tolerance, from_python or "", frozenset(trust_type or ())),
+        Source(
+            file,
+            sample,
+            target,
+            trust_pickle,
+            tolerance,
+            from_python or "",
+            frozenset(trust_type or ()),
+            python or (Path(named) if (named := settings.publish.keras_python) else None),
+        ),
         who=whoami(),
         why=why,
         progress=progress,

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,22 +35,15 @@ _INHERITED: Final = (
 TIME_LIMIT: Final = 1_800.0
 
 
-def run_apart(workspace: Path, limit: float = TIME_LIMIT) -> None:
-    """Run ``keelway.publish.child`` on the request in ``workspace`` and wait.
+def run_apart(workspace: Path, limit: float = TIME_LIMIT, command: Sequence[str] | None = None) -> None:
+    """Run ``keelway.publish.child`` on the request in ``workspace``, or ``command``, and wait.
 
     Raises the child's own ``KeelwayError`` if it left one, ``DeadlineExceeded`` after ``limit`` seconds, and
     ``FailedPrecondition`` if the process ended without an answer.
     """
-    process = subprocess.Popen(  # noqa: S603 - the interpreter and this package, no shell
-        # -P: the folder it starts in is not searched for modules, since foreign code may write there.
-        [sys.executable, "-P", "-m", "keelway.publish.child", str(workspace)],
-        cwd=workspace,
-        env=environment(workspace),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    # -P: the folder it starts in is not searched for modules, since foreign code may write there.
+    own = [sys.executable, "-P", "-m", "keelway.publish.child", str(workspace)]
+    process = _started(own if command is None else command, workspace)
     try:
         status = process.wait(limit)
     except subprocess.TimeoutExpired:
@@ -67,6 +61,23 @@ def run_apart(workspace: Path, limit: float = TIME_LIMIT) -> None:
             f"the process that opened the file ended {how}",
             hint="the file may be damaged, or need more memory than there is",
         )
+
+
+def _started(command: Sequence[str], workspace: Path) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603 - an interpreter and a file of this package, no shell
+            command,
+            cwd=workspace,
+            env=environment(workspace),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise FailedPrecondition(
+            f"{Path(command[0]).name} cannot be started: {error.strerror}", hint="name a Python that runs here"
+        ) from error
 
 
 def environment(workspace: Path) -> dict[str, str]:

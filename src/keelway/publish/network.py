@@ -28,6 +28,7 @@ from keelway.publish.proof import Comparison
 from keelway.publish.proving import micros, prove_network
 from keelway.publish.report import Attempt, ConversionReport, Prepared
 from keelway.publish.tensor_proof import Outputs
+from keelway.runtimes.litert import LiteRTRuntime
 from keelway.runtimes.onnx import OnnxRuntime
 from keelway.runtimes.torch import TorchOptions
 from keelway.types import Array
@@ -138,7 +139,7 @@ def _tried(
     path, *_ = [exchange.answer_file(left.workspace, name) for name in candidate.files]
     try:
         runtime = _OPENERS[candidate.runtime](path)
-    except CorruptArtifact as error:
+    except KeelwayError as error:
         return Attempt(candidate.name, str(error)), None
     try:
         comparison = prove_network(runtime, left.made, left.answers, left.tolerance)
@@ -155,7 +156,7 @@ def _tried(
         return Attempt(candidate.name, str(error)), None
     finally:
         runtime.close()
-    return Attempt(candidate.name, "", comparison), _Proved(candidate, comparison, took, signature)
+    return Attempt(candidate.name, "", comparison, took), _Proved(candidate, comparison, took, signature)
 
 
 def _onnx(path: Path) -> Runtime:
@@ -163,8 +164,12 @@ def _onnx(path: Path) -> Runtime:
     return OnnxRuntime(path, RuntimeOptions())
 
 
+def _litert(path: Path) -> Runtime:
+    return LiteRTRuntime(path, RuntimeOptions())
+
+
 #: By the runtime that will serve a candidate: how it is opened for the proof.
-_OPENERS: Final[Mapping[str, Callable[[Path], Runtime]]] = {"onnx": _onnx}
+_OPENERS: Final[Mapping[str, Callable[[Path], Runtime]]] = {"onnx": _onnx, "litert": _litert}
 
 
 def _why_not(comparison: Comparison) -> str:

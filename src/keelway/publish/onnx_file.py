@@ -208,7 +208,7 @@ def _tried(runtime: OnnxRuntime, signature: ModelSignature, rows: Rows | None) -
     if rows is None:
         return None
     names = [spec.name for spec in runtime.outputs]
-    given = _given(signature, rows.take(np.arange(min(len(rows), _TRIED_ROWS))))
+    given = given_tensors(signature, rows.take(np.arange(min(len(rows), _TRIED_ROWS))))
     one = {name: array[:1] for name, array in given.items()}
     _run(runtime, one, names, "the model fails on a row of the sample", "check the order and meaning of its columns")
     if signature.batched:
@@ -221,7 +221,8 @@ def _tried(runtime: OnnxRuntime, signature: ModelSignature, rows: Rows | None) -
     return micros(lambda: runtime.run(one, names))
 
 
-def _given(signature: ModelSignature, rows: Rows) -> dict[str, Array]:
+def given_tensors(signature: ModelSignature, rows: Rows) -> dict[str, Array]:
+    """``rows`` as the input tensors of ``signature``."""
     packed = [spec for spec in signature.inputs if spec.columns]
     given = tensors(rows, packed)
     for spec in signature.inputs:

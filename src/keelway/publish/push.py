@@ -34,6 +34,7 @@ def prepare(
     trust_pickle: bool,
     trusted_types: frozenset[str] = frozenset(),
     tolerance: float | None = None,
+    python: Path | None = None,
     workspace: Path,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Prepared:
@@ -43,7 +44,8 @@ def prepare(
     network and a table to any other model; ``target`` names a column to leave out. ``trust_pickle`` is the caller's
     consent to running the code in ``file``: a pickle, a Python class, a PyTorch file. ``trusted_types`` may stand in a
     skops file beyond skops' own. ``tolerance`` is the largest accepted difference (``proof.py``, ``tensor_proof.py``);
-    None is 1e-5, and 1e-4 for networks. ``workspace`` is an empty folder; the files to store are in ``Prepared.folder``
+    None is 1e-5, and 1e-4 for networks. ``python`` is the interpreter of an environment with TensorFlow, for Keras
+    models; None is this one. ``workspace`` is an empty folder; the files to store are in ``Prepared.folder``
     below it.
 
     Raises ``UntrustedArtifact`` without the consent a file needs, ``InvalidInput`` for files and samples that are none
@@ -75,6 +77,22 @@ def prepare(
             workspace=workspace,
             progress=progress,
         )
+    if form in (Format.KERAS, Format.HDF5):
+        from keelway.publish.keras_file import prepare_keras
+
+        return prepare_keras(
+            file,
+            without_target(sample, target),
+            trusted=trust_pickle,
+            python=python,
+            tolerance=tolerance,
+            workspace=workspace,
+            progress=progress,
+        )
+    if form is Format.LITERT:
+        from keelway.publish.litert_file import prepare_litert
+
+        return prepare_litert(file, without_target(sample, target), workspace, progress)
     sample = without_target(read_sample(sample) if isinstance(sample, Path) else sample, target)
     if form is Format.ONNX:
         from keelway.publish.onnx_file import prepare_onnx
@@ -119,13 +137,12 @@ _NETWORKS: Final[Mapping[Format, Literal["program", "module"]]] = {
 }
 _FORMATS = (
     "push an ONNX file, a scikit-learn model saved with pickle, joblib or skops, an XGBoost, LightGBM or CatBoost "
-    "model, a PyTorch program (.pt2), a .py file with a class, or say --from-python package.module:function"
+    "model, a PyTorch program (.pt2), a Keras or LiteRT model, a .py file with a class, or say "
+    "--from-python package.module:function"
 )
 _SAVE_AGAIN = "load it with XGBoost 3.0 or older and save it as JSON: booster.save_model('model.json')"
 _HINTS = {
     Format.FOLDER: "push one file, or a folder that save_pretrained() of transformers wrote, with its config.json",
-    Format.KERAS: "export it first: model.export('model.onnx', format='onnx')",
-    Format.HDF5: "load it with Keras and export it: model.export('model.onnx', format='onnx')",
     Format.ZIP: "unpack it and push the model inside",
     Format.TAR: "unpack it and push the model inside",
     Format.PYTHON: "a Python class must be in a file whose name ends with .py",

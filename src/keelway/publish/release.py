@@ -46,6 +46,9 @@ _MODELS = frozenset(
         Format.CATBOOST,
         Format.TORCH_PROGRAM,
         Format.TORCH,
+        Format.KERAS,
+        Format.HDF5,
+        Format.LITERT,
     }
 )
 
@@ -56,7 +59,8 @@ class Source:
 
     ``trust_pickle`` is the caller's consent to running the code inside ``file``; ``trusted_types`` are type names a
     skops file may contain. ``tolerance`` is the largest accepted difference of a probability, or of a value relative to
-    the scale of what is predicted; None is the default for the kind of model."""
+    the scale of what is predicted; None is the default for the kind of model. ``python`` is the interpreter of an
+    environment with TensorFlow, for Keras models; None is this one."""
 
     file: Path | None = None
     sample: Path | None = None
@@ -65,6 +69,7 @@ class Source:
     tolerance: float | None = None
     factory: str = ""
     trusted_types: frozenset[str] = frozenset()
+    python: Path | None = None
 
 
 def release(
@@ -122,6 +127,7 @@ def _convert(blobs: BlobStore, source: Source, progress: Progress) -> tuple[Mani
                 trust_pickle=trusted,
                 trusted_types=source.trusted_types,
                 tolerance=source.tolerance,
+                python=source.python,
                 workspace=workspace,
                 progress=progress,
             )

@@ -24,11 +24,13 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     """One way of converting that was tried. ``name`` says how; ``reason`` why it was not kept, empty if it was.
 
     ``comparison`` is absent where there was nothing to compare: the model could not be translated or loaded.
+    ``micros`` is the median of a call with one row or example, where the model held and was measured.
     """
 
     name: str
     reason: str = ""
     comparison: Comparison | None = None
+    micros: float | None = None
 
 
 class ConversionReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -117,7 +119,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
             f"one row takes {found.micros_after:,.0f} µs, {found.micros_before:,.0f} µs before ({ratio}), "
             "on one thread of this machine"
         )
-    if found.format == "onnx":  # elsewhere the reason says it already
+    if found.format in ("onnx", "litert"):  # elsewhere the reason says it already
         lines += [f"not kept: {attempt.name}: {attempt.reason}" for attempt in found.attempts if attempt.reason]
     if found.untrusted_types:
         lines.append(f"whoever serves it must trust: {', '.join(found.untrusted_types)}")
