@@ -12,10 +12,12 @@ from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup
 from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.results import Section
 from benchmarks.rounds import Spread, ratios, spread
+from benchmarks.workers import MEGABYTES, WORKERS
 
 PICTURE = "benchmarks.svg"
 PROCESS = "process"
 KEY_MICROSECONDS = 5
+SHARED_AT_MOST = 1.5
 Sections = Mapping[str, Section]
 
 _TOP = """# Benchmarks
@@ -58,6 +60,7 @@ def render(sections: Sections) -> str:
         "cache": _cache,
         "python": _python,
         "command": _command,
+        "workers": _workers,
         "growth": _growth,
     }
     parts = [_TOP]
@@ -224,6 +227,32 @@ def _command(section: Section) -> Iterator[str]:
     yield f"`keelway --help` takes {cpu.median:.2f} s of CPU ({cpu.lowest:.2f} to {cpu.highest:.2f})."
 
 
+def _workers(section: Section) -> Iterator[str]:
+    yield "## Memory of several workers"
+    rows = [
+        [
+            f"{count}",
+            *(f"{_of(section, 'workers', f'{count}, {kind}', 'pss').median:,.0f}" for kind in ("own", "shared")),
+        ]
+        for count in (1, WORKERS)
+    ]
+    yield f"An ONNX model of {MEGABYTES} MB of dense weights; MiB of the whole process tree, proportional."
+    yield _table(["workers", "weights of their own", "shared (`runtime.share_weights`)"], rows)
+    shared = [section.values("workers", f"{count}, shared", "pss") or () for count in (WORKERS, 1)]
+    found = ratios(*shared)
+    verdict = "met" if found.median <= SHARED_AT_MOST else "missed"
+    yield (
+        f"{WORKERS} workers that share take {found.median:.2f} × the memory of one; at most {SHARED_AT_MOST:g} ×: "
+        f"**{verdict}**."
+    )
+    if section.values("workers", f"{WORKERS}, shared", "row") is not None:
+        row, own = (_of(section, "workers", f"{WORKERS}, shared", name).median for name in ("row", "row_own"))
+        yield (
+            f"A run of one row takes {row:.1f} ms, and {own:.1f} ms with weights of its own, as measured and logged by "
+            "the server."
+        )
+
+
 def _growth(section: Section) -> Iterator[str]:
     requests, before, after = (_of(section, "growth", KEELWAY, name).median for name in ("requests", "before", "after"))
     yield "## Memory over many requests"
@@ -257,7 +286,7 @@ def _settings(sections: Sections) -> Iterator[str]:
             if server.name in versions:
                 line = f"- **{server.name}** ({versions[server.name]}): {server.settings}."
                 lines += [] if line in lines else [line]
-    for name in ("overload", "python", "command", "growth"):
+    for name in ("overload", "python", "command", "workers", "growth"):
         if name in sections:
             lines += [f"- Section `{name}`: {said}." for said in sections[name].versions.values()]
     yield "\n".join(lines)

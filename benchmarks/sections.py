@@ -17,7 +17,7 @@ import joblib
 import numpy as np
 import onnxruntime
 
-from benchmarks import here, overload, served
+from benchmarks import here, overload, served, workers
 from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup, Scenario
 from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.models import KEELWAY_COMMAND, Model
@@ -172,6 +172,12 @@ def _overload(request: Request) -> Measured:
     return overload.measure(request.bench).figures(), _versions(), {}
 
 
+def _workers(request: Request) -> Measured:
+    """Memory of 1 and of 4 workers with a dense model; MiB. Memory varies little: one round in five."""
+    notebook = workers.measure(request.bench.scratch, max(1, request.bench.rounds // 5))
+    return notebook.figures(), _versions(), {}
+
+
 def _versions() -> dict[str, str]:
     return {KEELWAY: ", ".join(f"{name} {version(name)}" for name in _PACKAGES)}
 
@@ -186,5 +192,6 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Request], Measured]]] = {
     "cache": ("an answer from memory beside the least that HTTP takes, and the time of a key", _cache),
     "python": ("one row: the converted model against scikit-learn, without a server", _python),
     "command": ("CPU time of `keelway --help`", _command),
+    "workers": ("memory of 1 and of 4 workers with a dense model of 500 MB, weights shared or not", _workers),
     "growth": ("memory over many requests", _growth),
 }

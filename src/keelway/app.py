@@ -17,7 +17,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from inspect import isawaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
@@ -30,9 +30,11 @@ from keelway.codecs.rows import RowCodec
 from keelway.config import Settings
 from keelway.contract.names import fold
 from keelway.dataplane import Answer, DataPlane, InferenceCall
+from keelway.edge.accepting import Berth
 from keelway.edge.fast_lane import lane_factory
-from keelway.edge.listening import address_of, bind, resolve, split_address
+from keelway.edge.listening import Addresses, address_of, bind, resolve, split_address
 from keelway.edge.protocol import sweep_forever
+from keelway.edge.server import EdgeServer
 from keelway.errors import FailedPrecondition
 from keelway.guard.admission import Admission
 from keelway.hosting.fleet import Fleet
@@ -47,7 +49,7 @@ from keelway.transports.rest.door import Door
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.lane import InferenceLane
 from keelway.transports.rest.paths import InferencePaths
-from keelway.transports.rest.service import Service
+from keelway.transports.rest.service import Scrape, Service
 from keelway.types import InferenceRecord
 
 if TYPE_CHECKING:
@@ -56,18 +58,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("keelway.app")
 
 
-class Addresses(NamedTuple):
-    """Where a server listens: the URL of REST, and host and port of gRPC (empty: it is not served)."""
-
-    http: str
-    grpc: str
-
-
 class App:
     """One server process. ``run`` returns after a clean drain."""
 
-    def __init__(self, settings: Settings, source: ModelSource, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        source: ModelSource,
+        clock: Clock | None = None,
+        berth: Berth | None = None,
+        scrape: Scrape | None = None,
+    ) -> None:
+        """``berth`` and ``scrape`` are of one of several workers: where it serves, and the metrics of them all."""
         self.settings = settings
+        self._berth = berth
+        self._scrape = scrape
         self._clock = clock or SystemClock()
         self._admission = Admission(settings.limits.max_in_flight, adaptive=settings.limits.adaptive_concurrency)
         self._metrics = ServingMetrics(lambda: self._admission.in_flight, lambda: self._admission.limit)
@@ -79,10 +84,27 @@ class App:
         self._ids = RequestIds()
         self._grpc: GrpcServer | None = None
         self._draining = False
+        self._retiring = False
         self._patience_ends = math.inf
         self._forced = asyncio.Event()
+        self._forcing: asyncio.Task[None] | None = None
         self._abandoned = False
-        self._server: uvicorn.Server | None = None
+        self._server: EdgeServer | None = None
+
+    @property
+    def fleet(self) -> Fleet:
+        """What is loaded."""
+        return self._fleet
+
+    @property
+    def metrics(self) -> ServingMetrics:
+        """What this process has counted."""
+        return self._metrics
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether it has stopped although a model was still running."""
+        return self._abandoned
 
     def run(self, on_listening: Callable[[Addresses], None] = lambda addresses: None) -> None:
         """Serve until SIGTERM or SIGINT. ``on_listening`` is told the addresses once the server is ready.
@@ -102,14 +124,14 @@ class App:
 
     async def serve(self, on_listening: Callable[[Addresses], None] = lambda addresses: None) -> None:
         """As ``run``, on the running loop."""
-        http = self.settings.http
-        listener = bind(resolve(http.address, "http.address", insecure=http.insecure))
+        http, berth = self.settings.http, self._berth
+        listener = berth.listener if berth else bind(resolve(http.address, "http.address", insecure=http.insecure))
         try:
-            grpc_address = await self._start_grpc()
+            grpc_address = await self._start_grpc() if berth is None or berth.early else ""
         except BaseException:
             listener.close()
             raise
-        server = self._server = _Server(self._uvicorn_config())
+        server = self._server = EdgeServer(self._uvicorn_config(), berth)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         background = [
             asyncio.create_task(self._flush_forever()),
@@ -122,7 +144,8 @@ class App:
                     # What stands now stays: looking through it again and again would only delay requests.
                     gc.collect()
                     gc.freeze()
-                    background.append(asyncio.create_task(self._fleet.follow(self.settings.registry.poll_interval)))
+                    if berth is None:  # a worker is told
+                        background.append(asyncio.create_task(self._fleet.follow(self.settings.registry.poll_interval)))
                     on_listening(Addresses(f"http://{address_of(listener)}", grpc_address))
                 await serving
             finally:
@@ -174,29 +197,71 @@ class App:
             self._server.should_exit = True
         await self._stop_grpc()
 
+    async def join(self) -> None:
+        """Take part in serving: the other workers are ready too. Raises ``KeelwayError`` if gRPC cannot be served."""
+        if self._berth is not None and self._server is not None:
+            self._berth.opened.set()
+            if self._grpc is None:
+                await self._start_grpc()
+            self._server.take_connections()
+
+    async def retire(self, linger: float) -> None:
+        """Leave while other workers go on: take no more connections, close those that there are behind their next
+        answer, and those without a request after ``linger`` seconds. Readiness stays: it is asked of the others."""
+        server = self._server
+        if self._draining or self._retiring or server is None:
+            return
+        self._retiring = True
+        self._patience_ends = self._clock.monotonic() + linger + self.settings.serving.drain_timeout
+        log.info("making room for another worker")
+        server.stop_taking_connections()
+        leaving = asyncio.create_task(self._stop_grpc())
+        end = self._clock.monotonic() + linger
+        # Uvicorn's set tells nobody when it is empty.
+        while server.server_state.connections and self._clock.monotonic() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        server.should_exit = True
+        await leaving
+
+    def force(self) -> None:
+        """Stop without waiting for requests under way."""
+        if self._server is not None:
+            self._server.should_exit = self._server.force_exit = True
+        self._forced.set()
+        if self._grpc is not None:
+            self._forcing = asyncio.get_running_loop().create_task(self._grpc.stop(0.0))
+
     async def _start_grpc(self) -> str:
         """Serve gRPC where the settings say; the address, empty without one."""
         settings = self.settings
         if not settings.grpc.address:
             return ""
-        endpoint = resolve(settings.grpc.address, "grpc.address", insecure=settings.http.insecure)
+        shared = self._berth and self._berth.grpc
+        endpoint = shared or resolve(settings.grpc.address, "grpc.address", insecure=settings.http.insecure)
         # The library writes a line of its own, in a form of its own, for each wrong header of any stranger.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             from keelway.transports.grpc.server import GrpcServer
         except ImportError:
             raise FailedPrecondition("serving gRPC needs grpcio", hint='pip install "keelway[grpc]"') from None
-        self._grpc = GrpcServer(settings, self._plane, self._fleet, self._ids, self._is_ready)
+        self._grpc = GrpcServer(
+            settings, self._plane, self._fleet, self._ids, self._is_ready, shared=shared is not None
+        )
         return await self._grpc.start(endpoint)
 
     async def _stop_grpc(self) -> None:
         """Calls under way may finish for as long as a drain may take; without a drain there are none to wait for."""
         if self._grpc is not None:
-            left = self._patience_ends - self._clock.monotonic() if self._draining else 0.0
+            left = self._patience_ends - self._clock.monotonic() if self._leaving else 0.0
             await self._grpc.stop(max(0.0, left))
 
+    @property
+    def _leaving(self) -> bool:
+        """Whether connections should not be used any more."""
+        return self._draining or self._retiring
+
     def _is_ready(self) -> bool:
-        return self._fleet.ready and not self._draining
+        return self._fleet.ready and not self._draining and (self._berth is None or self._berth.opened.is_set())
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -204,16 +269,14 @@ class App:
         drains: set[asyncio.Task[None]] = set()
 
         def stop(delay: float) -> None:
-            if self._draining and self._server is not None:
-                self._server.should_exit = self._server.force_exit = True
-                self._forced.set()
-                if self._grpc is not None:
-                    drains.add(loop.create_task(self._grpc.stop(0.0)))
+            if self._draining:
+                self.force()
             drains.add(loop.create_task(self.drain(delay)))
 
         try:
             loop.add_signal_handler(signal.SIGTERM, stop, self.settings.serving.drain_delay)
-            loop.add_signal_handler(signal.SIGINT, stop, 0.0)
+            # Ctrl-C reaches every process of a terminal; those of a supervisor are told by it.
+            loop.add_signal_handler(signal.SIGINT, stop if self._berth is None else lambda _: None, 0.0)
         except (ValueError, RuntimeError):
             # Not the main thread: whoever runs us there stops us by calling ``drain``.
             yield
@@ -232,13 +295,14 @@ class App:
             self._metrics,
             allow_model_control=settings.serving.allow_model_control,
             ready=self._is_ready,
+            scrape=self._scrape,
         )
         host, _ = split_address(settings.http.address)
         origins = OriginPolicy(host, settings.http.allowed_hosts, settings.http.allowed_origins)
         paths = InferencePaths(settings.limits.max_nesting)
 
         def draining() -> bool:
-            return self._draining
+            return self._leaving
 
         lane = InferenceLane(self._plane, settings.http, settings.limits, origins, self._ids, paths, draining)
         door = Door(
@@ -326,14 +390,6 @@ def answer_cache(settings: Settings, metrics: ServingMetrics, clock: Clock) -> A
     # Another release, or another kind of processor, may answer in other digits.
     salt = (__version__, *settings.runtime.providers)
     return AnswerCache(wanted, memory, clock, random.random, salt, store, noted)
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without its signal handlers: the app drains in its own order."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 @contextlib.contextmanager

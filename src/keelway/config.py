@@ -120,8 +120,20 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     threads: Annotated[
-        int, Meta(ge=0, description="Compute threads of one model run. 0: the CPUs this process may use.")
+        int,
+        Meta(
+            ge=0,
+            description="Compute threads of one model run. 0: the CPUs the server may use, divided by its workers.",
+        ),
     ] = 1
+    share_weights: Annotated[
+        bool,
+        Meta(
+            description="Keep the large weights of ONNX models in a file that all workers map into their memory, once, "
+            "instead of a copy in each. ONNX Runtime then cannot arrange them for speed; what that costs is measured "
+            "when a model is loaded, and logged."
+        ),
+    ] = False
     slots: Annotated[
         PositiveInt, Meta(description="Runs at once of a model that is too slow to run on the event loop.")
     ] = 2
@@ -186,6 +198,13 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         tuple[str, ...],
         Meta(description="What to serve: `name`, `name@version` or `name@alias`. `name` follows its champion."),
     ] = ()
+    workers: Annotated[
+        PositiveInt,
+        Meta(
+            description="Processes that serve on the same port. More than one are started, watched and replaced by a "
+            "supervisor. Limits and caches count for each."
+        ),
+    ] = 1
     allow_model_control: Annotated[
         bool, Meta(description="Allow load and unload of models over the network (repository API). Off by default.")
     ] = False

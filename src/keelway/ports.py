@@ -44,13 +44,15 @@ class RuntimeOptions(NamedTuple):
 
     ``threads`` is the number of compute threads a run may use. ``allowed_python`` holds the model digests whose
     Python code may be imported. ``trusted_types`` are the skops type names that may be built beyond skops' defaults.
-    ``providers`` are ONNX Runtime execution providers, most wanted first.
+    ``providers`` are ONNX Runtime execution providers, most wanted first. ``share_weights``: weights in files of their
+    own are mapped, so that processes share them, and not copied into an order that is faster.
     """
 
     threads: int = 1
     allowed_python: frozenset[str] = frozenset()
     trusted_types: frozenset[str] = frozenset()
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    share_weights: bool = False
 
 
 #: Loads a member of a pipeline, given its model digest. The caller owns and closes the runtime.

@@ -57,10 +57,13 @@ def cache(key: float = 2.5) -> Section:
 
 def small() -> dict[str, Section]:
     """The sections without servers."""
-    python, command, growth = Notebook(), Notebook(), Notebook()
+    python, command, workers, growth = Notebook(), Notebook(), Notebook(), Notebook()
     for theirs, ours in ((5000.0, 10.0), (6000.0, 10.0), (4000.0, 8.0)):
         python.add("forest (30 features)", "call", sklearn=theirs, converted=ours)
         command.add("help", "keelway", cpu=0.14)
     growth.add("growth", "keelway", requests=500123, before=100.0, after=101.0)
-    found = {"python": python, "command": command, "growth": growth}
+    for count, own, shared in ((1, 1000.0, 600.0), (4, 4000.0, 780.0)):
+        workers.add("workers", f"{count}, own", pss=own)
+        workers.add("workers", f"{count}, shared", pss=shared, row=18.0, row_own=15.0)
+    found = {"python": python, "command": command, "workers": workers, "growth": growth}
     return {name: section(name, notebook) for name, notebook in found.items()}

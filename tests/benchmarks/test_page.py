@@ -128,3 +128,21 @@ def test_the_picture_orders_by_speed_and_marks_keelway() -> None:
 def test_without_servers_there_is_no_picture() -> None:
     assert page.picture(small()) is None
     assert "benchmarks.svg" not in page.render(small())
+
+
+@pytest.mark.parametrize(
+    ("shared", "verdict"),
+    [
+        (780.0, "1.30 × the memory of one; at most 1.5 ×: **met**"),
+        (960.0, "1.60 × the memory of one; at most 1.5 ×: **missed**"),
+    ],
+)
+def test_the_memory_of_workers_is_judged(shared: float, verdict: str) -> None:
+    notebook = Notebook()
+    for count, own, mapped in ((1, 1000.0, 600.0), (4, 4000.0, shared)):
+        notebook.add("workers", f"{count}, own", pss=own)
+        notebook.add("workers", f"{count}, shared", pss=mapped, row=18.0, row_own=15.0)
+    text = page.render({"workers": section("workers", notebook)})
+    assert verdict in text
+    assert "| 4 | 4,000 |" in text
+    assert "takes 18.0 ms, and 15.0 ms with weights of its own" in text

@@ -71,7 +71,7 @@ def test_every_option_in_the_prose_exists(page: Path) -> None:
 def test_the_calls_on_the_pages_are_found() -> None:
     called = {words[0] for page in PAGES for words in read.commands(page) if words}
     assert called >= {"push", "serve", "predict", "models", "show", "promote", "health"}
-    assert list(unknown_words(["serve", "iris", "--workers", "4"])) == ["serve --workers"]
+    assert list(unknown_words(["serve", "iris", "--processes", "4"])) == ["serve --processes"]
     assert list(unknown_words(["deploy", "docker"])) == ["deploy"]
     assert list(unknown_words(["push", "x", "m.onnx", "--why", "because"])) == []
 

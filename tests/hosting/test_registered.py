@@ -17,7 +17,7 @@ from keelway.clock import SystemClock
 from keelway.contract.constraints import Constraint
 from keelway.contract.names import parse_reference
 from keelway.errors import CorruptArtifact, NotFound
-from keelway.hosting import registered
+from keelway.hosting import artifacts as hosted
 from keelway.hosting.registered import RegistrySource
 from keelway.ports import RuntimeOptions
 from keelway.registry.store import Registry
@@ -42,8 +42,8 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the private copies of artifacts are made."""
     folder = tmp_path / "copies"
     folder.mkdir()
-    made = registered.mkdtemp
-    monkeypatch.setattr(registered, "mkdtemp", lambda prefix: made(prefix=prefix, dir=folder))
+    made = hosted.mkdtemp
+    monkeypatch.setattr(hosted, "mkdtemp", lambda prefix: made(prefix=prefix, dir=folder))
     return folder
 
 

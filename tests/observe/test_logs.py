@@ -134,3 +134,16 @@ def test_only_what_is_severe_enough_is_written_and_only_once(level: str) -> None
     log.warning("loud")
     logging.getLogger("uvicorn.error").warning("too")
     assert [line.rpartition(" ")[2] for line in stream.getvalue().splitlines()] == ["loud", "too"]
+
+
+def test_the_lines_of_a_worker_carry_its_number() -> None:
+    # M3
+    stream = io.StringIO()
+    configure("info", "json", stream, worker=3)
+    log.info("hello")
+    (line,) = lines(stream)
+    assert (line["worker"], line["message"]) == (3, "hello")
+    text = io.StringIO()
+    configure("info", "text", text, worker=3)
+    log.info("hello")
+    assert text.getvalue().rstrip().endswith("INFO worker=3 keelway.somewhere: hello")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,24 @@ def test_a_sink_for_nobody_forgets() -> None:
     sink: RecordSink = NullSink()
     sink.write([record(1)])
     sink.close()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from keelway.observe.records import JsonLinesSink
+from keelway.types import InferenceRecord
+sink = JsonLinesSink(Path(sys.argv[1]))
+for batch in range(60):
+    sink.write([InferenceRecord(f"{sys.argv[2]}-{batch}-{i}", 1.5, "churn", "1.0.0", "sha256:d", 1, "rest_v2", "ada",
+        "OK", 2, 0.25) for i in range(200)])
+"""
+
+
+def test_lines_that_several_processes_append_to_one_file_stay_whole(tmp_path: Path) -> None:
+    # M2: batches of 40 KB, more than any buffer holds.
+    path = tmp_path / "records.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(number)]) for number in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    ids = [json.loads(line)["request_id"] for line in path.read_text().splitlines()]
+    assert len(ids) == len(set(ids)) == 3 * 60 * 200

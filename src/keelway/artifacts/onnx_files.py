@@ -89,11 +89,11 @@ def confine(path: Path, folder: Path) -> tuple[str, ...]:
 def is_onnx(data: Buffer) -> bool:
     """Whether ``data`` has the outline of an ONNX model: a graph, and in it and around it nothing unknown."""
     try:
-        model = list(_lengths(data, 0, len(data)))
-        graphs = [(start, end) for number, start, end in model if number == 7]
-        known = all(number in _MODEL_FIELDS for number, _, _ in model)
+        model = list(lengths(data, 0, len(data)))
+        graphs = [(start, end) for number, _, start, end in model if number == 7]
+        known = all(number in _MODEL_FIELDS for number, *_ in model)
         return bool(graphs and known) and all(
-            number in _GRAPH_FIELDS for start, end in graphs for number, _, _ in _lengths(data, start, end)
+            number in _GRAPH_FIELDS for start, end in graphs for number, *_ in lengths(data, start, end)
         )
     except CorruptArtifact:
         return False
@@ -144,14 +144,14 @@ def _locations(data: Buffer) -> Iterator[str]:
             yield from _location(data, start, end)
             continue
         children = TENSOR_FIELDS[kind]
-        for number, first, last in _lengths(data, start, end):
+        for number, _, first, last in lengths(data, start, end):
             if number in children:
                 pending.append((children[number], first, last, depth + 1))
 
 
 def _location(data: Buffer, start: int, end: int) -> Iterator[str]:
     """The value of one key-value entry, if its key is ``location``. Of a field given twice, protobuf takes the last."""
-    fields = {number: (first, last) for number, first, last in _lengths(data, start, end)}
+    fields = {number: (first, last) for number, _, first, last in lengths(data, start, end)}
     key_first, key_last = fields.get(1, (0, 0))
     first, last = fields.get(2, (0, 0))
     if data[key_first : min(key_last, key_first + 16)] != b"location":
@@ -164,24 +164,26 @@ def _location(data: Buffer, start: int, end: int) -> Iterator[str]:
         raise CorruptArtifact("the ONNX model refers to a file by a path that is not UTF-8") from None
 
 
-def _lengths(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The length-delimited fields of the message in ``data[position:end]``: number, start and end of each."""
+def lengths(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The length-delimited fields of the message in ``data[position:end]``: number, position of the tag, and start and
+    end of what is in it. ``CorruptArtifact`` if the bytes are no message."""
     while position < end:
         if run := _SCALARS.match(data, position, end):
             position = run.end()
             continue
-        tag, position = _varint(data, position, end)
+        begin = position
+        tag, position = varint(data, position, end)
         number, wire_type = tag >> 3, tag & 7
         if number == 0 or tag > 0xFFFF_FFFF:
             raise _broken()
         if wire_type == 2:
-            length, position = _varint(data, position, end)
+            length, position = varint(data, position, end)
             if length > end - position:
                 raise _broken()
-            yield number, position, position + length
+            yield number, begin, position, position + length
             position += length
         elif wire_type == 0:
-            _, position = _varint(data, position, end)
+            _, position = varint(data, position, end)
         elif wire_type in (1, 5):
             position += 8 if wire_type == 1 else 4
         else:  # groups, which ONNX never used
@@ -190,7 +192,7 @@ def _lengths(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int, 
         raise _broken()
 
 
-def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
+def varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
     """An unsigned integer of up to ten bytes, and the position after it."""
     value = 0
     for index in range(position, min(position + 10, end)):

@@ -81,6 +81,8 @@ _LABELS: Final[Mapping[str, str]] = {
     "stage": "Stage of the request line: ",
     "field": "Name of a feature or input of the model; empty for one that it does not have",
     "tag": "What was unusual, such as `out_of_range:age`",
+    "state": "`ready`, `starting`, `leaving`",
+    "cause": "`died`, `reload`",
     "result": "`hit`: found in memory; `stored`: found in Redis; `shared`: another request's run; `miss`: a run of its "
     "own; `bypass`: not kept, as a value is missing or the model excluded",
     "store": "`memory`, `redis`",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from keelway.cli.options import ArtifactsOption, ConfigOption, StoreOption, open
 
 if TYPE_CHECKING:
     from keelway.config import Settings
+    from keelway.edge.listening import Addresses
     from keelway.hosting.sources import ModelSource
 
 HELP = """Serve models over REST, and gRPC where asked for, until SIGTERM or Ctrl-C.
@@ -23,6 +24,7 @@ Examples:
   keelway serve model.onnx
   keelway serve lead_scoring --http 127.0.0.1:8080 --grpc 127.0.0.1:9090
   keelway serve lead_scoring@1.2.0 churn@challenger --config keelway.toml
+  keelway serve lead_scoring --workers 4
 """
 
 
@@ -48,6 +50,10 @@ def serve(
     trust_type: Annotated[
         list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, help="Processes that serve on the same port; default: 1."),
+    ] = None,
     allow_model_control: Annotated[
         bool | None, typer.Option("--allow-model-control", help="Allow load and unload over the network.")
     ] = None,
@@ -55,23 +61,28 @@ def serve(
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
 ) -> None:
-    from keelway.app import Addresses, App
     from keelway.config import load_settings
     from keelway.observe.logs import configure
 
-    settings = load_settings(
-        config,
-        overrides={
-            "registry": {"store": store, "artifacts": artifacts},
-            "http": {"address": http, "insecure": insecure},
-            "grpc": {"address": grpc},
-            "runtime": {
-                "allowed_python": tuple(allow_python) if allow_python else None,
-                "trusted_types": tuple(trust_type) if trust_type else None,
-            },
-            "serving": {"models": tuple(models) if models else None, "allow_model_control": allow_model_control},
+    overrides: dict[str, dict[str, Any]] = {
+        "registry": {"store": store, "artifacts": artifacts},
+        "http": {"address": http, "insecure": insecure},
+        "grpc": {"address": grpc},
+        "runtime": {
+            "allowed_python": tuple(allow_python) if allow_python else None,
+            "trusted_types": tuple(trust_type) if trust_type else None,
         },
-    )
+        "serving": {
+            "models": tuple(models) if models else None,
+            "workers": workers,
+            "allow_model_control": allow_model_control,
+        },
+    }
+
+    def read() -> Settings:
+        return load_settings(config, overrides=overrides)
+
+    settings = read()
     configure(settings.logs.level, settings.logs.format)
     source = model_source(settings)
     names = ", ".join(settings.serving.models)
@@ -81,6 +92,13 @@ def serve(
         typer.echo(
             f"keelway serves {names} at {url}{' and grpc://' + grpc if grpc else ''} (documentation: {url}/docs)"
         )
+
+    if settings.serving.workers > 1:
+        from keelway.supervise.supervisor import Supervisor
+
+        file = next((str(Path(name).resolve()) for name in settings.serving.models if is_file(name)), "")
+        raise typer.Exit(Supervisor(settings, source, file, read).run(announce))
+    from keelway.app import App
 
     App(settings, source).run(announce)
 

@@ -9,6 +9,13 @@ from typing import NamedTuple
 from keelway.errors import FailedPrecondition, InvalidInput
 
 
+class Addresses(NamedTuple):
+    """Where a server listens: the URL of REST, and host and port of gRPC (empty: it is not served)."""
+
+    http: str
+    grpc: str
+
+
 class Endpoint(NamedTuple):
     """A resolved address to listen on. ``setting`` is where it came from, such as ``http.address``."""
 
@@ -57,6 +64,21 @@ def bind(endpoint: Endpoint) -> socket.socket:
         listener.close()
         raise endpoint.taken(error.strerror or "it cannot be used") from None
     return listener
+
+
+def reserve(endpoint: Endpoint) -> socket.socket:
+    """A socket that keeps an address which several processes will listen on, each by a socket of its own
+    (SO_REUSEPORT). It takes no connections itself. ``FailedPrecondition`` if the address is taken."""
+    with bind(endpoint) as probe:  # alone: two servers that share by accident would each get half of the calls
+        port = probe.getsockname()[1]
+    keeper = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    try:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        keeper.bind((endpoint.host, port))
+    except OSError as error:
+        keeper.close()
+        raise endpoint.taken(error.strerror or "it cannot be used") from None
+    return keeper
 
 
 def split_address(address: str, setting: str = "http.address") -> tuple[str, int]:

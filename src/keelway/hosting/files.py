@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from keelway.artifacts.formats import Format, describe, detect
@@ -13,9 +14,10 @@ from keelway.contract.constraints import Policy
 from keelway.contract.names import fold, name_from_file
 from keelway.contract.tensors import signature_from_tensors
 from keelway.errors import FailedPrecondition, NotFound
+from keelway.hosting.sharing import SharedFolders
 from keelway.hosting.sources import Opened, Release, Wanted
+from keelway.hosting.weights import share_weights
 from keelway.ports import RuntimeOptions
-from keelway.runtimes.onnx import OnnxRuntime
 
 #: The version of a model that is served from a file.
 FILE_VERSION = "0.0.0"
@@ -25,7 +27,7 @@ class FileSource:
     """One ONNX file, called after its file name, version 0.0.0. Served in place; external data is confined to its
     folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shared: SharedFolders | None = None) -> None:
         if not path.is_file():
             raise NotFound(f"there is no file {path.name}", hint="give the path of an ONNX file, or a registered name")
         if detect(path) is not Format.ONNX:
@@ -35,6 +37,7 @@ class FileSource:
                 f"{name_from_file(path)}",
             )
         self._path = path
+        self._shared = shared or SharedFolders()
         self._name = name_from_file(path)
 
     def token(self) -> object:
@@ -45,12 +48,27 @@ class FileSource:
         return [Wanted(self._name, [release], FILE_VERSION)]
 
     def open(self, release: Release, options: RuntimeOptions) -> Opened:
+        from keelway.runtimes.onnx import OnnxRuntime  # the supervisor of workers opens nothing
+
         path = self._path
-        files = [path.name, *confine(path, path.parent)]
-        runtime = OnnxRuntime(path, options)
-        entries = tuple(_entry(path.parent, name) for name in files)
+        beside = confine(path, path.parent)
+        entries = tuple(_entry(path.parent, name) for name in (path.name, *beside))
+        loaded, leave = path, tuple[Callable[[], None], ...]()
+        if options.share_weights and not beside:  # what lies beside it can be mapped where it is
+            folder, left = self._shared.open(f"file-{entries[0].sha256}", partial(self._make, options))
+            loaded, leave = folder / path.name, (left,)
+        try:
+            runtime = OnnxRuntime(loaded, options)
+        except BaseException:
+            for left in leave:
+                left()
+            raise
         signature = signature_from_tensors(runtime.inputs, runtime.outputs)
-        return Opened(Manifest(entries, signature, "onnx", {"file": path.name}), runtime)
+        return Opened(Manifest(entries, signature, "onnx", {"file": path.name}), runtime, (), leave)
+
+    def _make(self, options: RuntimeOptions, folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+        share_weights(self._path, folder / self._path.name, self._path.name, options)
 
     def follow(self, name: str) -> None:
         if fold(name) != fold(self._name):

@@ -66,6 +66,8 @@ class Fleet:
         self._turn = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
         self._source_down = False
+        #: Versions that are wanted and that no worker serves, because one of them cannot: for the index.
+        self.held_back: Sequence[IndexEntry] = ()
 
     @property
     def ready(self) -> bool:
@@ -103,6 +105,17 @@ class Fleet:
         return any(
             when < latest for (name, *_), (when, _) in self._failures.items() if fold(name) not in self._unloaded
         )
+
+    async def prepare(self, wanted: Sequence[Wanted]) -> Sequence[tuple[Release, KeelwayError]]:
+        """Load what ``wanted`` needs, without serving it: ``reconcile`` does, once the source wants it, and closes what
+        it does not want. Answers what could not be loaded, and why; what failed before is tried again."""
+        releases = [release for model in wanted for release in model.releases]
+        async with self._turn:
+            for release in releases:
+                self._failures.pop(release.key, None)
+                await self._ensure_loaded(release)
+            failures = [(release, self._failures.get(release.key)) for release in releases]
+        return [(release, failure[1]) for release, failure in failures if failure]
 
     async def reconcile(self) -> None:
         """One pass: read what is wanted, load what is missing, swap the snapshot, retire what is left over."""
@@ -163,7 +176,7 @@ class Fleet:
                 ready = release.key in self._loaded and not unloaded
                 reason = "" if ready else failure[1].message if failure else "unloaded" if unloaded else "loading"
                 entries.append(IndexEntry(release.name, release.version, "READY" if ready else "UNAVAILABLE", reason))
-        return entries
+        return [*entries, *self.held_back]
 
     async def _ensure_loaded(self, release: Release) -> None:
         if release.key in self._loaded:

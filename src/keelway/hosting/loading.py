@@ -68,6 +68,7 @@ def runtime_options(settings: RuntimeSettings) -> RuntimeOptions:
         frozenset(settings.allowed_python),
         frozenset(settings.trusted_types),
         settings.providers,
+        settings.share_weights,
     )
 
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
 
 from keelway.artifacts.blobs import BlobStore
-from keelway.artifacts.materialise import materialise, read_manifest
 from keelway.contract.names import Reference, fold
-from keelway.errors import InvalidInput
+from keelway.hosting.artifacts import ArtifactLoader
 from keelway.hosting.sources import Opened, Release, Wanted
-from keelway.plugins import runtime_loader
-from keelway.ports import Runtime, RuntimeOptions
+from keelway.ports import RuntimeOptions
 from keelway.registry.models import ModelVersion
 from keelway.registry.store import Registry
 
@@ -24,7 +18,7 @@ class RegistrySource:
 
     def __init__(self, registry: Registry, blobs: BlobStore, references: Sequence[Reference]) -> None:
         self._registry = registry
-        self._blobs = blobs
+        self._loader = ArtifactLoader(blobs)
         self._references = list(references)
 
     def token(self) -> object:
@@ -39,10 +33,7 @@ class RegistrySource:
         return list(by_name.values())
 
     def open(self, release: Release, options: RuntimeOptions) -> Opened:
-        with ExitStack() as undo:
-            opened = self._open(release.model_digest, options, undo, depth=0)
-            undo.pop_all()
-            return opened
+        return self._loader.open(release, options)
 
     def follow(self, name: str) -> None:
         reference = Reference(name, None, None)
@@ -63,23 +54,6 @@ class RegistrySource:
     def _release(self, version: ModelVersion) -> Release:
         policy = self._registry.policy(version.model, version.version)
         return Release(version.model, version.version, version.model_digest, policy, version.baseline)
-
-    def _open(self, digest: str, options: RuntimeOptions, undo: ExitStack, depth: int) -> Opened:
-        if depth > 8:
-            raise InvalidInput("pipelines nest deeper than 8 levels")
-        folder = Path(mkdtemp(prefix="keelway-"))
-        undo.callback(rmtree, folder, ignore_errors=True)
-        folders = [folder]
-        manifest = read_manifest(self._blobs, digest)
-        materialise(self._blobs, manifest, folder)
-
-        def load_member(model_digest: str) -> Runtime:
-            member = self._open(model_digest, options, undo, depth + 1)
-            folders.extend(member.folders)
-            return member.runtime
-
-        runtime = runtime_loader(manifest.runtime)(folder, digest, manifest.options, options, load_member)
-        return Opened(manifest, runtime, folders)
 
 
 def _merge(first: Wanted, second: Wanted) -> Wanted:

@@ -6,7 +6,7 @@ worker threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
@@ -45,11 +45,13 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A loaded runtime with its manifest. ``folders`` are private copies, removed when the model is closed."""
+    """A loaded runtime with its manifest. ``folders`` are private copies, removed when the model is closed; ``leave``
+    is called then for what is shared with other processes."""
 
     manifest: Manifest
     runtime: Runtime
     folders: Sequence[Path] = ()
+    leave: Sequence[Callable[[], None]] = ()
 
     def close(self) -> None:
         try:
@@ -57,6 +59,8 @@ class Opened:
         finally:
             for folder in self.folders:
                 rmtree(folder, ignore_errors=True)
+            for left in self.leave:
+                left()
 
 
 class ModelSource(Protocol):

@@ -42,15 +42,30 @@ class JsonFormatter(_DiscreetFormatter):
         return msgspec.json.encode(entry, enc_hook=str).decode()
 
 
-def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+class _Numbered(logging.Filter):
+    """Writes the number of the worker into every record."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.worker = self._worker
+        return True
+
+
+def configure(level: str, form: str, stream: TextIO | None = None, worker: int | None = None) -> None:
     """Send the logs of keelway and uvicorn to ``stream`` (standard error). ``form`` is ``json``, ``text`` or ``auto``:
-    text on a terminal, else JSON."""
+    text on a terminal, else JSON. Lines of one of several workers carry its number."""
     stream = stream or sys.stderr
     as_json = form == "json" or (form == "auto" and not stream.isatty())
     handler = logging.StreamHandler(stream)
+    who = "" if worker is None else " worker=%(worker)d"
     handler.setFormatter(
-        JsonFormatter() if as_json else _DiscreetFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        JsonFormatter() if as_json else _DiscreetFormatter(f"%(asctime)s %(levelname)s{who} %(name)s: %(message)s")
     )
+    if worker is not None:
+        handler.addFilter(_Numbered(worker))
     for name in ("keelway", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

@@ -28,13 +28,15 @@ STAGES: Final = ("parse", "bind", "validate", "cache", "run", "encode")
 
 
 class Metric(NamedTuple):
-    """``kind`` is counter, gauge or histogram; ``buckets`` only for the last, in the metric's unit."""
+    """``kind`` is counter, gauge or histogram; ``buckets`` only for the last, in the metric's unit. ``across``:
+    what a gauge of several workers is, their sum or the largest."""
 
     name: str
     kind: str
     labels: tuple[str, ...]
     help: str
     buckets: tuple[float, ...] = ()
+    across: str = "sum"
 
 
 METRICS: Final = (
@@ -68,7 +70,13 @@ METRICS: Final = (
         ("operation", "outcome"),
         "Questions to the store that servers share.",
     ),
-    Metric("ml_cache_store_open", "gauge", ("store",), "1 while that store does not answer and is not asked."),
+    Metric(
+        "ml_cache_store_open",
+        "gauge",
+        ("store",),
+        "1 while that store does not answer and is not asked.",
+        across="largest",
+    ),
     Metric("ml_batch_size", "histogram", ("model", "version"), "Rows given to the model in one run.", _ROWS),
     Metric(
         "ml_queue_delay_seconds",
@@ -101,10 +109,18 @@ METRICS: Final = (
     Metric("ml_queue_rows", "gauge", ("model", "version"), "Rows waiting for a slot of a model now."),
     Metric("ml_concurrency_limit", "gauge", (), "Requests that may be answered at once now."),
     Metric("ml_model_load_seconds", "histogram", ("model",), "Time to verify, load and warm up a version.", _LOAD),
-    Metric("ml_model_loaded", "gauge", ("model", "version"), "1 for each version that is loaded."),
+    Metric("ml_model_loaded", "gauge", ("model", "version"), "1 for each version that is loaded.", across="largest"),
     Metric("ml_records_dropped_total", "counter", (), "Inference records dropped because the ring was full."),
     Metric("ml_records_written_total", "counter", (), "Inference records handed to the sink."),
-    Metric("ml_build_info", "gauge", ("version", "python"), "Always 1; the version of keelway and of Python."),
+    Metric("ml_workers", "gauge", ("state",), "Workers, where there are several."),
+    Metric("ml_worker_restarts_total", "counter", ("cause",), "Workers that took the place of another."),
+    Metric(
+        "ml_build_info",
+        "gauge",
+        ("version", "python"),
+        "Always 1; the version of keelway and of Python.",
+        across="largest",
+    ),
 )
 
 

@@ -33,20 +33,23 @@ class RecordRing:
 
 
 class JsonLinesSink:
-    """Appends records to ``path``, one JSON object a line. Values of the caller's are not in a record."""
+    """Appends records to ``path``, one JSON object a line. Values of the caller's are not in a record.
+
+    A batch is one write at the end of the file, so that the lines of several processes stay whole."""
 
     def __init__(self, path: Path) -> None:
         self._encoder = msgspec.json.Encoder()
         try:
-            self._file = path.open("ab")
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise FailedPrecondition(
                 f"the records file cannot be opened: {error.strerror}", hint="check the setting records.file"
             ) from None
 
     def write(self, records: Sequence[InferenceRecord]) -> None:
-        self._file.write(self._encoder.encode_lines(records))
-        self._file.flush()
+        rest = memoryview(self._encoder.encode_lines(records))
+        while rest:  # one write, unless the disk is full
+            rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
         self._file.close()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from keelway.artifacts.onnx_files import external_locations
 from keelway.artifacts.paths import check_relative
 from keelway.errors import CorruptArtifact, FailedPrecondition
 from keelway.ports import MemberLoader, RuntimeOptions
@@ -47,6 +48,9 @@ class OnnxRuntime:
         settings.log_severity_level = 3
         # Spinning threads would burn the CPU that other models and the event loop need.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if options.share_weights and external_locations(path):
+            # Prepacking copies every weight into an order of its own; what is not copied stays the mapped file.
+            settings.add_session_config_entry("session.disable_prepacking", "1")
         known = set(onnxruntime.get_available_providers())
         missing = [name for name in options.providers if name not in known]
         if missing:

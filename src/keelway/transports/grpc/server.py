@@ -53,12 +53,21 @@ _CONCURRENT_STREAMS = 4096
 
 
 class GrpcServer:
-    """``ready`` says whether the server is, drains included. Start and stop it on the loop that it is made on."""
+    """``ready`` says whether the server is, drains included. Start and stop it on the loop that it is made on.
+    ``shared``: other processes listen on the same address, and the system spreads the connections."""
 
     def __init__(
-        self, settings: Settings, plane: DataPlane, fleet: Fleet, ids: RequestIds, ready: Callable[[], bool]
+        self,
+        settings: Settings,
+        plane: DataPlane,
+        fleet: Fleet,
+        ids: RequestIds,
+        ready: Callable[[], bool],
+        *,
+        shared: bool = False,
     ) -> None:
         self._settings = settings
+        self._shared = shared
         self._closing = asyncio.Event()
         self._health = Health(SERVICES, ready)
         self._reflection = Reflection(SERVICES)
@@ -75,7 +84,7 @@ class GrpcServer:
         self.methods = frozenset(methods)
 
     def _made(self) -> grpc.aio.Server:
-        server = grpc.aio.server(options=_options(self._settings))
+        server = grpc.aio.server(options=_options(self._settings, self._shared))
         server.add_generic_rpc_handlers((self._methods,))
         return server
 
@@ -167,10 +176,10 @@ async def _until(closing: asyncio.Event, bodies: AsyncIterator[bytes]) -> AsyncI
         closed.cancel()
 
 
-def _options(settings: Settings) -> list[tuple[str, Any]]:
+def _options(settings: Settings, shared: bool) -> list[tuple[str, Any]]:
     return [
-        # Two servers on one port would each get half of the calls; that is an error and not a choice.
-        ("grpc.so_reuseport", 0),
+        # Two servers on one port would each get half of the calls; that is an error, but for workers of one server.
+        ("grpc.so_reuseport", int(shared)),
         ("grpc.max_receive_message_length", settings.http.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", settings.http.max_header_bytes),

@@ -5,11 +5,12 @@ Thin: each handler asks the fleet or the snapshot and writes down the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -31,12 +32,17 @@ from keelway.types import TensorSpec
 _LARGEST_BODY = 64 * 1024
 
 
+#: Collects the metrics of several workers. Raises ``Unavailable`` if that cannot be done in time.
+Scrape = Callable[[], Awaitable[CollectorRegistry]]
+
+
 def json_response(document: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(document), status, media_type="application/json")
 
 
 class Service:
-    """``ready`` says whether the server is: its models are there and it has not been told to stop."""
+    """``ready`` says whether the server is: its models are there and it has not been told to stop. ``scrape`` collects
+    the metrics of several workers; without it those are shown that are given."""
 
     def __init__(
         self,
@@ -46,8 +52,10 @@ class Service:
         *,
         allow_model_control: bool,
         ready: Callable[[], bool],
+        scrape: Scrape | None = None,
     ) -> None:
         self._plane = plane
+        self._scrape = scrape
         self._fleet = fleet
         self._metrics = metrics
         self._allow_model_control = allow_model_control
@@ -159,10 +167,11 @@ class Service:
     # Metrics and documentation
 
     async def metrics(self, request: Request) -> Response:
+        registry = await self._scrape() if self._scrape else self._metrics.registry
         if "application/openmetrics-text" in request.headers.get("accept", ""):
-            content = openmetrics.generate_latest(self._metrics.registry)  # type: ignore[no-untyped-call]
+            content = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
             return Response(content, headers={"content-type": openmetrics.CONTENT_TYPE_LATEST})
-        return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
+        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def openapi(self, request: Request) -> Response:
         return json_response(openapi_document(list(self._plane.snapshot.models.values())))

@@ -1,0 +1,240 @@
+"""``keelway serve --workers N``: one process that holds the sockets and the registry, and workers that answer.
+
+It answers no request itself and loads no model, so that nothing a caller or a model does can end it. Its order: sockets
+→ what is wanted → workers ready → serving; on SIGTERM all workers drain, on SIGHUP they are replaced one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from keelway.clock import Clock, SystemClock
+from keelway.config import Settings
+from keelway.edge.accepting import Seats
+from keelway.edge.listening import Addresses, address_of, bind, reserve, resolve
+from keelway.errors import FailedPrecondition, KeelwayError
+from keelway.hosting.sources import ModelSource
+from keelway.observe.merging import Ledger, Series, Table, merge
+from keelway.observe.metrics import METRICS
+from keelway.supervise.agreement import Agreement
+from keelway.supervise.child import Child, State, close_all, spawn
+from keelway.supervise.crew import Crew
+from keelway.supervise.messages import AskPage, Page, Report, Scrape, Start, ToSupervisor, own_folder
+
+log = logging.getLogger("keelway.supervise")
+
+#: Seconds that a worker may take to say what it has counted; then what it said last counts.
+_COUNTING = 1.0
+
+
+class Supervisor:
+    """``file`` is the ONNX file that is served without a registry, or empty. ``reload`` reads the settings anew."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: ModelSource,
+        file: str = "",
+        reload: Callable[[], Settings] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if settings.serving.allow_model_control:
+            raise FailedPrecondition(
+                "models are not loaded and unloaded over the network with several workers: a request reaches only one",
+                hint="serve with --workers 1, or leave --allow-model-control out and move aliases: keelway promote",
+            )
+        self._settings = settings
+        self._file = file
+        self._reload = reload
+        self._clock = clock or SystemClock()
+        self._ledger = Ledger()
+        serving = settings.serving
+        self._crew = Crew(
+            serving.workers,
+            self._launch,
+            self._admit,
+            self._lost,
+            serving.drain_delay,
+            serving.drain_timeout,
+            self._clock,
+        )
+        self._agreement = Agreement(source, self._crew.serving, self._clock)
+        # One seat more than workers: during a reload there is one more.
+        self._free = list(range(2 * serving.workers))
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = asyncio.Event()
+        self._serving = self._stopping = False
+
+    def run(self, on_serving: Callable[[Addresses], None] = lambda addresses: None) -> int:
+        """Serve until SIGTERM or SIGINT; the exit code. ``on_serving`` is told the addresses once all workers are
+        ready.
+
+        Raises ``KeelwayError`` when the server cannot start: the address is taken or not allowed, a model does not
+        load in a worker."""
+        return asyncio.run(self._run(on_serving))
+
+    async def _run(self, on_serving: Callable[[Addresses], None]) -> int:
+        with contextlib.ExitStack() as held:
+            self._hold(held)
+            with self._signals():
+                try:
+                    await self._agreement.begin()
+                    await self._crew.start()
+                    if not self._stopping:
+                        self._serving = True
+                        on_serving(self._addresses)
+                        self._spawn(self._agreement.follow(self._settings.registry.poll_interval))
+                        await self._stopped.wait()
+                finally:
+                    await self._end()
+        return int(self._crew.abandoned)
+
+    def _hold(self, held: contextlib.ExitStack) -> None:
+        """Take the sockets and whatever else the workers inherit."""
+        http, grpc = self._settings.http, self._settings.grpc
+        self._listener = held.enter_context(bind(resolve(http.address, "http.address", insecure=http.insecure)))
+        self._grpc = ""
+        if grpc.address:
+            keeper = reserve(resolve(grpc.address, "grpc.address", insecure=http.insecure))
+            self._grpc = address_of(held.enter_context(keeper))
+        self._addresses = Addresses(f"http://{address_of(self._listener)}", self._grpc)
+        self._seats, seats = Seats.made(len(self._free))
+        lifeline, self._life = os.pipe()
+        self._inherited = (seats, lifeline)
+        held.callback(close_all, (seats, lifeline, self._life))
+        self._folder = tempfile.mkdtemp(prefix="keelway-")
+        held.callback(shutil.rmtree, self._folder, ignore_errors=True)
+
+    async def _end(self) -> None:
+        if self._stopping:
+            await self._stopped.wait()
+        else:  # the start has failed
+            await self._crew.force()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Signals
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGTERM: partial(self._stop, self._settings.serving.drain_delay),
+            signal.SIGINT: partial(self._stop, 0.0),
+            signal.SIGHUP: lambda: self._spawn(self._reload_all()),
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _stop(self, delay: float) -> None:
+        """Drain at the first signal, stop at once at the second."""
+        again, self._stopping = self._stopping, True
+        self._spawn(self._stop_now() if again else self._drain(delay))
+
+    async def _drain(self, delay: float) -> None:
+        log.info("draining")
+        await self._crew.stop(delay)
+        self._stopped.set()
+
+    async def _stop_now(self) -> None:
+        await self._crew.force()
+        self._stopped.set()
+
+    async def _reload_all(self) -> None:
+        if not self._serving:
+            log.warning("nothing is reloaded before the server serves")
+            return
+        if self._reload is not None:
+            try:
+                self._settings = unmoved(self._reload(), self._settings)
+            except KeelwayError as error:
+                log.error("nothing is reloaded, the settings do not hold: %s", error.message)
+                return
+        log.info("replacing one worker after the other")
+        await self._crew.reload()
+
+    # Workers
+
+    async def _launch(self, number: int, early: bool) -> Child:
+        agreement, seat = self._agreement, self._free.pop(0)
+        start = Start(
+            agreement.turn,
+            number,
+            self._settings,
+            seat,
+            2 * self._settings.serving.workers,
+            early,
+            agreement.wanted,
+            agreement.held_back,
+            self._file,
+            self._folder,
+            self._grpc,
+        )
+        seats, lifeline = self._inherited
+        return await spawn(start, self._listener, seats, lifeline, self._heard)
+
+    async def _admit(self, child: Child) -> None:
+        await self._agreement.admit(child)
+
+    def _lost(self, child: Child) -> None:
+        self._seats.vacate(child.seat)
+        self._ledger.left(child)
+        shutil.rmtree(own_folder(self._folder, child.seat), ignore_errors=True)
+        self._free.append(child.seat)
+
+    def _heard(self, child: Child, message: ToSupervisor) -> None:
+        if isinstance(message, Report):
+            self._ledger.heard(child, message.tables)
+        elif isinstance(message, AskPage):
+            self._spawn(self._answer_page(child, message.turn))
+
+    async def _answer_page(self, child: Child, turn: int) -> None:
+        await asyncio.gather(*(one.ask(Scrape, _COUNTING) for one in self._crew.living()))
+        child.tell(Page(turn, merge((self._ledger.page(), tuple(self._own_tables())))))
+
+    def _own_tables(self) -> Iterator[Table]:
+        """What only the supervisor knows."""
+        states = [child.state for child in self._crew.living()]
+        workers = {str(state): states.count(state) for state in (State.SERVING, State.STARTING, State.LEAVING)}
+        for name, label, values in (
+            ("ml_workers", "state", workers),
+            ("ml_worker_restarts_total", "cause", self._crew.restarts),
+        ):
+            metric = next(metric for metric in METRICS if metric.name == name)
+            series = tuple(Series(name, ((label, value),), float(count)) for value, count in values.items())
+            yield Table(name.removesuffix("_total"), metric.kind, metric.help, series)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def unmoved(new: Settings, old: Settings) -> Settings:
+    """``new``, but for what only a restart can change: addresses, the number of workers, and what is served."""
+    replace = msgspec.structs.replace
+    serving = replace(new.serving, workers=old.serving.workers, models=old.serving.models, allow_model_control=False)
+    return replace(
+        new,
+        registry=old.registry,
+        http=replace(new.http, address=old.http.address, insecure=old.http.insecure),
+        grpc=replace(new.grpc, address=old.grpc.address),
+        serving=serving,
+    )
