@@ -12,13 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import here, page
-from benchmarks.lineup import CACHED, GRPC, LEADS, REST
 from benchmarks.load import require_tools
 from benchmarks.models import make_models
 from benchmarks.peers import ROOT
 from benchmarks.processes import cores
 from benchmarks.results import Section, store, stored
-from benchmarks.sections import SECTIONS, Request, measure
+from benchmarks.sections import LINEUPS, SECTIONS, Request, measure
 from benchmarks.served import Bench
 
 CACHE = ROOT / ".cache"
@@ -120,7 +119,7 @@ def _write(sections: dict[str, Section], docs: Path) -> None:
 
 def _listing() -> str:
     lines = ["sections:", *(f"  {name:<10}{what}" for name, (what, _) in SECTIONS.items()), "servers:"]
-    for name, lineup in (("rest", REST), ("grpc", GRPC), ("leads", LEADS), ("cache", CACHED)):
+    for name, lineup in LINEUPS.items():
         lines.append(f"  {name:<10}{'; '.join(lineup.names)}")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from benchmarks.lineup import KEELWAY, Scenario
+from benchmarks.lineup_batching import ONE_BY_ONE
 from benchmarks.results import Section
 from benchmarks.rounds import Spread, better_of, ratios
 
@@ -45,6 +46,9 @@ BOUNDS = (
     Bound("rest", "REST", ONE_ROW, ("FastAPI",), "FastAPI", 2),
     Bound("rest", "REST", MANY_ROWS, ("MLServer", "KServe"), "the better of MLServer and KServe", 3),
     Bound("rest", "REST", ONE_ROW, ("uvicorn, raw ASGI",), "uvicorn, raw ASGI, with the same inference", 0.5),
+    Bound("turns", "Runs shared in a turn of the loop", ONE_ROW, (ONE_BY_ONE,), "without sharing", 1.25),
+    Bound("turns", "Runs shared in a turn of the loop", ALONE, (ONE_BY_ONE,), "without sharing", 0.97),
+    Bound("batching", "Batching an idle model", ALONE, (ONE_BY_ONE,), "without batching", 0.97),
     Bound("grpc", "gRPC", ONE_ROW, ("grpc.aio, bare",), "bare grpc.aio with the same inference", 0.85),
     # One request at a time, so that the inverse of the rate is the time it takes: 1.3 times the floor's at most.
     Bound("cache", "An answer from memory", ALONE, ("uvicorn, constant answer",), "uvicorn's constant answer", 0.77),

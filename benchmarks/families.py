@@ -23,11 +23,12 @@ from benchmarks import here, trained
 from benchmarks.peers import ROOT, environment
 from keelway.artifacts.blobs import BlobStore
 from keelway.clock import SystemClock
-from keelway.config import LimitSettings, RuntimeSettings
+from keelway.config import RuntimeSettings, Settings
 from keelway.contract.names import parse_reference
 from keelway.errors import KeelwayError
 from keelway.hosting.loading import load_version
 from keelway.hosting.registered import RegistrySource
+from keelway.observe.metrics import ServingMetrics
 from keelway.publish.release import Source, release
 from keelway.publish.report import ConversionReport
 from keelway.registry.models import ModelVersion
@@ -143,9 +144,9 @@ def _load_time(registry: Registry, blobs: BlobStore, pushed: ModelVersion, clock
     """Seconds from the stored files to a model that has answered its first rows."""
     source = RegistrySource(registry, blobs, [parse_reference("model")])
     (wanted,) = source.wanted()
-    settings = RuntimeSettings(allowed_python=(pushed.model_digest,))
+    settings = Settings(runtime=RuntimeSettings(allowed_python=(pushed.model_digest,)))
     began = clock.monotonic()
-    loaded = load_version(source, wanted.releases[0], settings, LimitSettings(), clock)
+    loaded = load_version(source, wanted.releases[0], settings, clock, ServingMetrics())
     took = clock.monotonic() - began
     loaded.close()
     return took

@@ -77,23 +77,23 @@ class Lineup:
         object.__setattr__(self, "names", tuple(server.name for server in self.servers))
 
 
-def _module(name: str, *words: str) -> tuple[str, ...]:
+def module(name: str, *words: str) -> tuple[str, ...]:
     return ("{python}", "-m", f"benchmarks.servers.{name}", *words)
 
 
-_SERVE = ("{keelway}", "serve", "forest", "--http", "127.0.0.1:{http}")
-_SERVE_BOTH = (*_SERVE, "--grpc", "127.0.0.1:{grpc}")
-_MLSERVER = _module("mlserver_runtime", "{http}", "{grpc}", "{metrics}")
-_KSERVE = _module("kserve_app", "{http}", "{grpc}")
-_BENTOML = ("{python}", "-m", "bentoml", "serve", "benchmarks.servers.bentoml_app:Forest")
-_TRITON = _module("triton_app", "{http}", "{grpc}", "{metrics}")
-_OWN = ("keelway", "onnxruntime", "uvicorn", "uvloop", "httptools", "grpcio")
+SERVE = ("{keelway}", "serve", "forest", "--http", "127.0.0.1:{http}")
+_SERVE_BOTH = (*SERVE, "--grpc", "127.0.0.1:{grpc}")
+MLSERVER = module("mlserver_runtime", "{http}", "{grpc}", "{metrics}")
+_KSERVE = module("kserve_app", "{http}", "{grpc}")
+BENTOML = ("{python}", "-m", "bentoml", "serve", "benchmarks.servers.bentoml_app:Forest")
+_TRITON = module("triton_app", "{http}", "{grpc}", "{metrics}")
+OWN = ("keelway", "onnxruntime", "uvicorn", "uvloop", "httptools", "grpcio")
 _BARE = ("uvicorn", "uvloop", "httptools", "msgspec", "orjson", "onnxruntime")
 _BARE_GRPC = ("grpcio", "protobuf", "onnxruntime")
 _ON_MLSERVER = ("mlserver", "fastapi", "uvicorn", "uvloop", "httptools", "grpcio", "onnxruntime")
 _ON_KSERVE = ("kserve", "fastapi", "uvicorn", "uvloop", "httptools", "grpcio", "onnxruntime")
 
-_KEELWAY_SETTINGS = (
+KEELWAY_SETTINGS = (
     "`keelway serve` with every default: validation, metrics, JSON logs and inference records on, no file of records"
 )
 _MLSERVER_SETTINGS = (
@@ -123,7 +123,7 @@ REST = Lineup(
     servers=(
         Server(
             "uvicorn, constant answer",
-            _module("asgi", "{http}", "echo"),
+            module("asgi", "{http}", "echo"),
             bodies.V2_CONSTANT,
             packages=_BARE,
             settings="raw ASGI that reads the body and answers the same bytes always; no model, access log off",
@@ -131,30 +131,30 @@ REST = Lineup(
         ),
         Server(
             "uvicorn, raw ASGI",
-            _module("asgi", "{http}"),
+            module("asgi", "{http}"),
             bodies.V2,
             packages=_BARE,
             settings="msgspec, the same inference, orjson; nothing is checked, counted or logged",
         ),
         Server(
             KEELWAY,
-            _SERVE,
+            SERVE,
             bodies.V2,
-            packages=_OWN,
-            settings=_KEELWAY_SETTINGS,
+            packages=OWN,
+            settings=KEELWAY_SETTINGS,
             counter=_succeeded("ml_requests_total", "http", model="forest", code="OK", transport="rest_v2"),
         ),
         Server(
             "keelway, binary tensors",
-            _SERVE,
+            SERVE,
             bodies.V2_BINARY,
-            packages=_OWN,
+            packages=OWN,
             settings="the same server, asked in the binary extension of V2 and answering in it",
             counter=_succeeded("ml_requests_total", "http", model="forest", code="OK", transport="rest_v2"),
         ),
         Server(
             "FastAPI",
-            _module("fastapi_app", "{http}"),
+            module("fastapi_app", "{http}"),
             bodies.INSTANCES,
             "/predict",
             peer="fastapi",
@@ -163,7 +163,7 @@ REST = Lineup(
         ),
         Server(
             "mosec",
-            (*_module("mosec_app"), "--address", "127.0.0.1", "--port", "{http}"),
+            (*module("mosec_app"), "--address", "127.0.0.1", "--port", "{http}"),
             bodies.INSTANCES,
             "/inference",
             peer="mosec",
@@ -172,7 +172,7 @@ REST = Lineup(
         ),
         Server(
             "MLServer",
-            _MLSERVER,
+            MLSERVER,
             bodies.V2,
             peer="mlserver",
             packages=_ON_MLSERVER,
@@ -200,7 +200,7 @@ REST = Lineup(
         ),
         Server(
             "LitServe",
-            _module("litserve_app", "{http}"),
+            module("litserve_app", "{http}"),
             bodies.INSTANCES,
             "/predict",
             peer="litserve",
@@ -209,7 +209,7 @@ REST = Lineup(
         ),
         Server(
             "BentoML",
-            (*_BENTOML, "--host", "127.0.0.1", "--port", "{http}"),
+            (*BENTOML, "--host", "127.0.0.1", "--port", "{http}"),
             bodies.ARRAY,
             "/predict",
             peer="bentoml",
@@ -224,7 +224,7 @@ GRPC = Lineup(
     servers=(
         Server(
             "grpc.aio, constant answer",
-            _module("bare_grpc", "{grpc}", "echo"),
+            module("bare_grpc", "{grpc}", "echo"),
             bodies.GRPC_CONSTANT,
             GRPC_PATH,
             packages=_BARE_GRPC,
@@ -233,7 +233,7 @@ GRPC = Lineup(
         ),
         Server(
             "grpc.aio, bare",
-            _module("bare_grpc", "{grpc}", "aio"),
+            module("bare_grpc", "{grpc}", "aio"),
             bodies.GRPC,
             GRPC_PATH,
             packages=_BARE_GRPC,
@@ -242,7 +242,7 @@ GRPC = Lineup(
         ),
         Server(
             "grpcio, 8 threads, bare",
-            _module("bare_grpc", "{grpc}", "threads"),
+            module("bare_grpc", "{grpc}", "threads"),
             bodies.GRPC,
             GRPC_PATH,
             packages=_BARE_GRPC,
@@ -253,8 +253,8 @@ GRPC = Lineup(
             _SERVE_BOTH,
             bodies.GRPC,
             GRPC_PATH,
-            packages=_OWN,
-            settings=_KEELWAY_SETTINGS,
+            packages=OWN,
+            settings=KEELWAY_SETTINGS,
             counter=_succeeded("ml_requests_total", "http", model="forest", code="OK", transport="grpc_v2"),
         ),
         Server(
@@ -280,7 +280,7 @@ GRPC = Lineup(
         ),
         Server(
             "MLServer",
-            _MLSERVER,
+            MLSERVER,
             bodies.GRPC,
             GRPC_PATH,
             peer="mlserver",
@@ -299,12 +299,12 @@ LEADS = Lineup(
             ("{keelway}", "serve", "leads", "--http", "127.0.0.1:{http}"),
             bodies.NAMED_KEELWAY,
             "/v1/models/leads/predict",
-            packages=_OWN,
+            packages=OWN,
             settings="the pipeline as `keelway push` converted it; rows of named values on the people's route",
         ),
         Server(
             "FastAPI and scikit-learn",
-            _module("fastapi_sklearn", "{http}"),
+            module("fastapi_sklearn", "{http}"),
             bodies.NAMED,
             "/predict",
             peer="fastapi",
@@ -313,7 +313,7 @@ LEADS = Lineup(
         ),
         Server(
             "MLServer and scikit-learn",
-            (*_MLSERVER, "sklearn"),
+            (*MLSERVER, "sklearn"),
             bodies.V2_COLUMNS,
             "/v2/models/leads/infer",
             peer="mlserver",
@@ -330,16 +330,16 @@ CACHED = Lineup(
     servers=(
         Server(
             "uvicorn, constant answer",
-            _module("asgi", "{http}", "echo"),
+            module("asgi", "{http}", "echo"),
             bodies.V2_CONSTANT,
             packages=_BARE,
             settings="raw ASGI that reads the body and answers the same bytes always; no model, access log off",
         ),
         Server(
             KEELWAY,
-            _SERVE,
+            SERVE,
             bodies.V2,
-            packages=_OWN,
+            packages=OWN,
             settings="`cache.enabled`, otherwise every default; one body, so that all but its first "
             "answer are found in memory",
             environment=(("KEELWAY_CACHE_ENABLED", "true"),),
@@ -347,10 +347,10 @@ CACHED = Lineup(
         ),
         Server(
             "keelway without a cache",
-            _SERVE,
+            SERVE,
             bodies.V2,
-            packages=_OWN,
-            settings=_KEELWAY_SETTINGS,
+            packages=OWN,
+            settings=KEELWAY_SETTINGS,
         ),
     ),
     scenarios=(Scenario(1, 1), Scenario(1, 16)),

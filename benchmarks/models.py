@@ -1,6 +1,7 @@
-"""The models that are measured: a forest of 100 trees, and the lead-scoring example's pipeline of 85 columns.
+"""The models that are measured: a forest of 100 trees, the lead-scoring example's pipeline of 85 columns, and one that
+gains from batches (``heavy``).
 
-Trained once and pushed into a registry of their own. Every server runs the file that keelway's conversion made, and
+Made once and pushed into a registry of their own. Every server runs the file that keelway's conversion made, and
 what it answers is compared with scikit-learn's own answer to the rows as they are sent.
 """
 
@@ -20,8 +21,10 @@ import pandas as pd
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 
+from benchmarks import heavy
+
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "lead_scoring" / "train.py"
-FOREST, LEADS = "forest", "leads"
+FOREST, LEADS, HEAVY = "forest", "leads", "heavy"
 KEELWAY_COMMAND = Path(sys.executable).with_name("keelway")
 ROWS = 32
 
@@ -37,11 +40,11 @@ class Model:
     probabilities: np.ndarray[Any, Any]
 
 
-def make_models(folder: Path, names: tuple[str, ...] = (FOREST, LEADS)) -> dict[str, Model]:
-    """Both models, trained and pushed into the registry of ``folder`` unless they are there already."""
+def make_models(folder: Path, names: tuple[str, ...] = (FOREST, LEADS, HEAVY)) -> dict[str, Model]:
+    """The models, trained and pushed into the registry of ``folder`` unless they are there already."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    makers = {FOREST: _make_forest, LEADS: _make_leads}
+    makers = {FOREST: _make_forest, LEADS: _make_leads, HEAVY: _make_heavy}
     for name in names:
         if not (folder / f".{name}").exists():
             makers[name](folder)
@@ -63,6 +66,12 @@ def _make_leads(folder: Path) -> None:
     _push(folder, LEADS, example["fit"](train), columns, bought)
 
 
+def _make_heavy(folder: Path) -> None:
+    heavy.make(folder, HEAVY).to_parquet(folder / f"{HEAVY}.parquet")
+    words = ["push", HEAVY, f"{HEAVY}.onnx", "--sample", f"{HEAVY}.parquet"]
+    subprocess.run([str(KEELWAY_COMMAND), *words], cwd=folder, check=True, stdout=sys.stderr)
+
+
 def _push(folder: Path, name: str, model: object, features: pd.DataFrame, target: pd.Series[Any]) -> None:
     joblib.dump(model, folder / f"{name}.joblib")
     features.assign(target=target).to_parquet(folder / f"{name}.parquet")
@@ -71,6 +80,10 @@ def _push(folder: Path, name: str, model: object, features: pd.DataFrame, target
 
 
 def _open(folder: Path, name: str) -> Model:
+    if name == HEAVY:
+        rows = pd.read_parquet(folder / f"{name}.parquet").iloc[:ROWS]
+        onnx = _onnx_file(folder, name)
+        return Model(folder, onnx, onnx, rows, heavy.answers(onnx, rows))
     # Four decimals, as the data has them, and no float32 written out in full.
     rows = pd.read_parquet(folder / f"{name}.parquet").drop(columns="target").iloc[:ROWS].round(4)
     pipeline = folder / f"{name}.joblib"

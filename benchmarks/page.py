@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks import bounds, chart
+from benchmarks import lineup_batching as overload
 from benchmarks.bounds import ONE_ROW, Outcome
 from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup
+from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.results import Section
 from benchmarks.rounds import Spread, ratios, spread
 from benchmarks.workers import MEGABYTES, WORKERS
@@ -52,6 +54,9 @@ def render(sections: Sections) -> str:
         "rest": lambda section: _served("REST", REST, section),
         "grpc": lambda section: _served("gRPC", GRPC, section),
         "leads": lambda section: _served("A pipeline of 85 columns", LEADS, section),
+        "batching": lambda section: _served("Batches", BATCHING, section),
+        "overload": _overload,
+        "turns": lambda section: _served("Runs shared in a turn of the loop", TURNS, section),
         "cache": _cache,
         "python": _python,
         "command": _command,
@@ -181,6 +186,41 @@ def _python(section: Section) -> Iterator[str]:
     yield _table(["model", "scikit-learn `predict_proba`, µs", "converted, µs", "faster by"], rows)
 
 
+def _overload(section: Section) -> Iterator[str]:
+    """Promises of ``benchmarks.overload``, with what was found."""
+
+    def values(scenario: str, name: str) -> tuple[float, ...]:
+        return section.values(scenario, KEELWAY, name) or ()
+
+    full = ratios(values("saturation", "rate"), values("saturation", "capacity"))
+    good = ratios(values("overload", "good"), values("overload", "capacity"))
+    p99 = spread(values("overload", "p99"))
+    capacity, rate = (spread(values("saturation", name)).median for name in ("capacity", "rate"))
+    shares = [f"{name} {spread(values('overload', name)).median:.1%}" for name in ("refused", "late", "unsent")]
+    yield "## At the limit and beyond"
+    yield (
+        f"The model does {capacity:,.0f} rows a second in runs of {overload.BATCH}, without a server. Served on all "
+        f"cores with one slot, over {overload.SATURATION.connections} connections: {rate:,.0f} requests a second."
+    )
+    offered = (
+        f"Of {overload.TIMES:g} × as many requests as it can answer, each with {overload.ALLOWED_MS} ms, at least "
+        f"{overload.GOODPUT:.0%} of the capacity is answered in time"
+    )
+    late = f"The 99th percentile of those answers, from when a request was due, is at most {overload.P99_MS:g} ms"
+    verdict = "met" if p99.median <= overload.P99_MS else "missed"
+    lines = [
+        _promise(f"At saturation at least {overload.SATURATED:.0%} of that", full, full.median >= overload.SATURATED),
+        _promise(offered, good, good.median >= overload.GOODPUT),
+        f"- {late}: **{verdict}**, {p99.median:.1f} ms ({p99.lowest:.1f} to {p99.highest:.1f}).",
+        f"- Of all requests: {', '.join(shares)}.",
+    ]
+    yield "\n".join(lines)
+
+
+def _promise(what: str, found: Spread, met: bool) -> str:
+    return f"- {what}: **{'met' if met else 'missed'}**, {_ratio(found)}."
+
+
 def _command(section: Section) -> Iterator[str]:
     cpu = _of(section, "help", KEELWAY, "cpu")
     yield "## The command"
@@ -237,7 +277,8 @@ def _provenance(section: Section) -> str:
 def _settings(sections: Sections) -> Iterator[str]:
     yield "## Servers, versions and settings"
     lines: list[str] = []
-    for name, lineup in (("rest", REST), ("grpc", GRPC), ("leads", LEADS), ("cache", CACHED)):
+    lineups = {"rest": REST, "grpc": GRPC, "leads": LEADS, "batching": BATCHING, "turns": TURNS, "cache": CACHED}
+    for name, lineup in lineups.items():
         if name not in sections:
             continue
         versions = sections[name].versions
@@ -245,7 +286,7 @@ def _settings(sections: Sections) -> Iterator[str]:
             if server.name in versions:
                 line = f"- **{server.name}** ({versions[server.name]}): {server.settings}."
                 lines += [] if line in lines else [line]
-    for name in ("python", "command", "workers", "growth"):
+    for name in ("overload", "python", "command", "workers", "growth"):
         if name in sections:
             lines += [f"- Section `{name}`: {said}." for said in sections[name].versions.values()]
     yield "\n".join(lines)

@@ -66,13 +66,13 @@ def free_ports() -> dict[str, int]:
 @contextmanager
 def server(
     command: Sequence[str],
-    core: int,
+    core: int | str,
     folder: Path,
     environment: Mapping[str, str],
     answers: Callable[[Mapping[str, int]], bool],
 ) -> Iterator[Running]:
-    """Run ``command`` in ``folder``, with ``{http}``, ``{grpc}`` and ``{metrics}`` filled in, until ``answers``.
-    ``NotStarted`` if it ends or takes longer than ``START_SECONDS``."""
+    """Run ``command`` on ``core`` (or several: ``0,1``) in ``folder``, with ``{http}``, ``{grpc}`` and ``{metrics}``
+    filled in, until ``answers``. ``NotStarted`` if it ends or takes longer than ``START_SECONDS``."""
     ports = free_ports()
     words = [word.format(**ports) if "{" in word else word for word in command]
     log = folder / "server.log"

@@ -17,8 +17,9 @@ import joblib
 import numpy as np
 import onnxruntime
 
-from benchmarks import here, served, workers
+from benchmarks import here, overload, served, workers
 from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup, Scenario
+from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.models import KEELWAY_COMMAND, Model
 from benchmarks.processes import weight
 from benchmarks.results import Figures, Notebook, Section
@@ -28,7 +29,14 @@ from keelway.contract.signature import Feature, ModelSignature
 from keelway.types import TensorSpec
 
 Measured = tuple[tuple[Figures, ...], dict[str, str], dict[str, str]]
-LINEUPS: Mapping[str, Lineup] = {"rest": REST, "grpc": GRPC, "leads": LEADS, "cache": CACHED}
+LINEUPS: Mapping[str, Lineup] = {
+    "rest": REST,
+    "grpc": GRPC,
+    "leads": LEADS,
+    "batching": BATCHING,
+    "turns": TURNS,
+    "cache": CACHED,
+}
 GROWTH_CONNECTIONS, GROWTH_SECONDS = 16, 10.0
 KEY_FEATURES = 50
 _PACKAGES = ("keelway", "onnxruntime", "scikit-learn", "skl2onnx", "numpy")
@@ -160,6 +168,10 @@ def _growth(request: Request) -> Measured:
     return notebook.figures(), _versions(), {}
 
 
+def _overload(request: Request) -> Measured:
+    return overload.measure(request.bench).figures(), _versions(), {}
+
+
 def _workers(request: Request) -> Measured:
     """Memory of 1 and of 4 workers with a dense model; MiB. Memory varies little: one round in five."""
     notebook = workers.measure(request.bench.scratch, max(1, request.bench.rounds // 5))
@@ -174,6 +186,9 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Request], Measured]]] = {
     "rest": ("REST: every server, one row and 32 rows; start time and memory", _lineup("rest")),
     "grpc": ("gRPC: the servers that speak it, one row and 32 rows", _lineup("grpc")),
     "leads": ("a scikit-learn pipeline of 85 columns, served converted and as it is", _lineup("leads")),
+    "batching": ("a model that gains from batches: servers that batch, idle and busy", _lineup("batching")),
+    "overload": ("the same model at its limit and beyond, with deadlines; keelway alone", _overload),
+    "turns": ("the forest with and without runs shared in a turn of the loop", _lineup("turns")),
     "cache": ("an answer from memory beside the least that HTTP takes, and the time of a key", _cache),
     "python": ("one row: the converted model against scikit-learn, without a server", _python),
     "command": ("CPU time of `keelway --help`", _command),

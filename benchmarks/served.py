@@ -104,14 +104,23 @@ def _measure_one(one: Server, python: Path, lineup: Lineup, bench: Bench, notebo
 
 
 @contextmanager
-def started(one: Server, python: Path, model: Model, scratch: Path) -> Iterator[Running]:
-    """``one``, running in a folder of its own (keelway: beside its registry) until it has given a good answer."""
+def started(
+    one: Server,
+    python: Path,
+    model: Model,
+    scratch: Path,
+    on: str = "",
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
+    """``one``, running in a folder of its own (keelway: beside its registry) until it has given a good answer. ``on``
+    other cores than the server's one, and with ``settings`` in its environment, where that is said."""
     words = {"python": str(python), "keelway": str(KEELWAY_COMMAND)}
     command = [words.get(word.strip("{}"), word) for word in one.command]
     folder = model.registry if "{keelway}" in one.command else scratch / "".join(filter(str.isalnum, one.name))
     folder.mkdir(parents=True, exist_ok=True)
     environment = {"BENCH_MODEL": str(model.onnx), "BENCH_PIPELINE": str(model.pipeline), "PYTHONPATH": str(ROOT)}
     environment |= {"BENTOML_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", **dict(one.environment)}
+    environment |= settings or {}
     if one.needs_library_path:
         environment |= peers.library_path(python)
     body = one.format.write(model.rows.iloc[:1])
@@ -123,7 +132,7 @@ def started(one: Server, python: Path, model: Model, scratch: Path) -> Iterator[
             return False
         return True
 
-    with server(command, cores()[0], folder, environment, answers) as running:
+    with server(command, on or cores()[0], folder, environment, answers) as running:
         yield running
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from keelway.app import answer_cache
+from keelway.batching.batcher import SlotBatcher
 from keelway.batching.turn import TurnBatcher
 from keelway.codecs.rows import RowCodec
 from keelway.config import load_settings
@@ -21,7 +22,7 @@ from keelway.contract.signature import Feature, ModelSignature
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.guard.admission import Admission
 from keelway.guard.validation import Validator
-from keelway.observe.metrics import METRICS, ServingMetrics
+from keelway.observe.metrics import METRICS, RunMeters, ServingMetrics
 from keelway.observe.records import RecordRing
 from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot
 from keelway.testing import FakeClock, FakeRuntime
@@ -71,6 +72,10 @@ class Line:
         self.ring = RecordRing(ring)
         self.runtime = FakeRuntime(SIGNATURE.inputs, SIGNATURE.outputs, function, delay=delay)
         validator = Validator(SIGNATURE, POLICY, SEEN)
+        meters = RunMeters(self.metrics, *VERSION)
+        batcher: SlotBatcher | TurnBatcher | None = TurnBatcher(self.runtime.run, 8, meters) if batched else None  # type: ignore[arg-type]
+        if executor is not None:
+            batcher = SlotBatcher(self.runtime.run, executor, self.clock, meters)  # type: ignore[arg-type]
         self.version = ServedVersion(
             *VERSION,
             "sha256:d",
@@ -80,7 +85,7 @@ class Line:
             validator,
             self.runtime,
             executor,
-            batcher=TurnBatcher(self.runtime.run, 8) if batched else None,  # type: ignore[arg-type]
+            batcher=batcher,
         )
         settings = load_settings(None, {}, {"cache": {"enabled": cache is not None, "jitter": 0.0, **(cache or {})}})
         self.cache = answer_cache(settings, self.metrics, self.clock)

@@ -268,7 +268,7 @@ def test_without_a_permit_a_request_is_refused_before_it_is_read_and_counted_as_
     line.plane.admission.leave()
     line.plane.admit("rest_v1")
     line.plane.admission.leave()
-    assert line.samples("ml_requests_shed_total") == {("UNAVAILABLE",): 2}
+    assert line.samples("ml_requests_shed_total") == {("limit",): 2}
     assert line.outcomes() == {(*NOBODY, "rest_v1", "UNAVAILABLE"): 2}
     assert line.plane.admission.in_flight == 0
 

@@ -11,6 +11,10 @@ from typing import Any
 
 import onnxruntime
 
+#: Rows that a server may join in one run; 1: it does not batch.
+BATCH = int(os.environ.get("BENCH_BATCH", "1"))
+#: Seconds that it may wait for them, where it asks for a fixed time.
+BATCH_SECONDS = 0.005
 DATATYPES = {"f": "FP32", "i": "INT64"}
 
 

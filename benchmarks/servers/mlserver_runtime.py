@@ -16,7 +16,7 @@ from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from benchmarks.servers.engine import load
+from benchmarks.servers.engine import BATCH, BATCH_SECONDS, load
 
 
 class Forest(MLModel):
@@ -44,6 +44,8 @@ if __name__ == "__main__":
         model = {"name": "leads", "implementation": "mlserver_sklearn.SKLearnModel", "parameters": where}
     else:
         model = {"name": "forest", "implementation": "benchmarks.servers.mlserver_runtime.Forest"}
+        if BATCH > 1:
+            model |= {"max_batch_size": BATCH, "max_batch_time": BATCH_SECONDS}
     Path("model-settings.json").write_text(json.dumps(model))
     command = str(Path(sys.executable).with_name("mlserver"))
     os.execv(command, [command, "start", "."])

@@ -19,6 +19,7 @@ from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import uvicorn
 
 from keelway import __version__
@@ -73,13 +74,13 @@ class App:
         self._berth = berth
         self._scrape = scrape
         self._clock = clock or SystemClock()
-        self._admission = Admission(settings.limits.max_in_flight)
-        self._metrics = ServingMetrics(in_flight=lambda: self._admission.in_flight)
+        self._admission = Admission(settings.limits.max_in_flight, adaptive=settings.limits.adaptive_concurrency)
+        self._metrics = ServingMetrics(lambda: self._admission.in_flight, lambda: self._admission.limit)
         self._records = RecordRing(settings.records.ring_size)
         self._sink: RecordSink = JsonLinesSink(Path(settings.records.file)) if settings.records.file else NullSink()
         self._cache = answer_cache(settings, self._metrics, self._clock)
         self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache)
-        self._fleet = Fleet(source, settings.runtime, settings.limits, self._publish, self._metrics, self._clock)
+        self._fleet = Fleet(source, settings, self._publish, self._metrics, self._clock)
         self._ids = RequestIds()
         self._grpc: GrpcServer | None = None
         self._draining = False
@@ -392,15 +393,24 @@ def answer_cache(settings: Settings, metrics: ServingMetrics, clock: Clock) -> A
 
 
 @contextlib.contextmanager
-def offline(settings: Settings, source: ModelSource) -> Iterator[tuple[ServedVersion, Callable[[bytes], bytes]]]:
+def offline(
+    settings: Settings, source: ModelSource, *, measured: bool = False
+) -> Iterator[tuple[ServedVersion, Callable[[bytes], bytes]]]:
     """The request line without a network: the default version of the first model of ``source``, and a function from a
-    body in the people's format to the answer. For ``keelway predict``. Raises what the line raises."""
+    body in the people's format to the answer. For ``keelway predict``, and ``keelway show --measure``, which wants it
+    ``measured`` as a server does. Raises what the line raises."""
+    if not measured:  # nobody else is there to share a run with
+        settings = msgspec.structs.replace(
+            settings,
+            batching=msgspec.structs.replace(settings.batching, max_batch_size=1),
+            runtime=msgspec.structs.replace(settings.runtime, micro_batch_rows=1),
+        )
     clock = SystemClock()
     metrics = ServingMetrics()
     plane = DataPlane(Admission(1), metrics, RecordRing(1), clock)
     wanted = source.wanted()[0]
     release = next(item for item in wanted.releases if item.version == wanted.default)
-    loaded = load_version(source, release, settings.runtime, settings.limits, clock)
+    loaded = load_version(source, release, settings, clock, metrics)
     plane.snapshot = ServingSnapshot(
         {fold(wanted.name): ServedModel(wanted.name, {release.version: loaded.served}, release.version)}
     )

@@ -105,6 +105,13 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_in_flight: Annotated[
         PositiveInt, Meta(description="Requests being answered at once; beyond it 503 with Retry-After.")
     ] = 1024
+    adaptive_concurrency: Annotated[
+        bool,
+        Meta(
+            description="Let fewer requests in at once, never fewer than 32, while more than a tenth of the answers "
+            "take over 80 % of the time that their callers give. `max_in_flight` holds in any case."
+        ),
+    ] = True
     request_timeout: Annotated[
         PositiveSeconds,
         Meta(description="Longest time for one request in seconds; a caller's X-Request-Timeout may only shorten it."),
@@ -154,6 +161,36 @@ class RuntimeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     trusted_types: Annotated[
         tuple[str, ...], Meta(description="Type names a skops file may contain beyond those skops trusts itself.")
     ] = ()
+
+
+class BatchingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    max_batch_size: Annotated[
+        PositiveInt,
+        Meta(
+            description="Most rows that a model in worker threads is given in one run. Each model gets as many as "
+            "bring it throughput, measured at warm-up, and at most these. 1: every request by itself."
+        ),
+    ] = 64
+    max_queue_delay: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60,
+            description="Seconds a free slot may wait for company. 0: a lone request starts at once, which is best for "
+            "all but very uneven traffic.",
+        ),
+    ] = 0.0
+    max_queue_rows: Annotated[
+        PositiveInt,
+        Meta(
+            description="Rows that may wait for one model; beyond it 503 with Retry-After. A request larger than a run "
+            "counts as one run."
+        ),
+    ] = 8192
+    warm_up_seconds: Annotated[
+        float,
+        Meta(ge=0, le=600, description="Longest time for measuring one model with more rows than one, at warm-up."),
+    ] = 1.0
 
 
 class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -301,6 +338,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     grpc: GrpcSettings = GrpcSettings()
     limits: LimitSettings = LimitSettings()
     runtime: RuntimeSettings = RuntimeSettings()
+    batching: BatchingSettings = BatchingSettings()
     serving: ServingSettings = ServingSettings()
     cache: CacheSettings = CacheSettings()
     records: RecordSettings = RecordSettings()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -36,6 +36,7 @@ from keelway.types import (
     InferenceRequest,
     InferenceResponse,
     Principal,
+    Priority,
     Tensor,
     TensorRequest,
 )
@@ -60,6 +61,7 @@ class InferenceCall(msgspec.Struct, frozen=True, gc=False):
     deadline: float
     header_length: int | None = None
     principal: Principal = ANONYMOUS
+    priority: Priority = Priority.INTERACTIVE
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -106,17 +108,17 @@ class DataPlane:
         self._meters: dict[tuple[str, str], VersionMeters] = {}
         self._count = 0
 
-    def admit(self, transport: str) -> None:
+    def admit(self, transport: str, priority: Priority = Priority.INTERACTIVE) -> None:
         """Take a permit before a byte of the body is read; ``admission.leave`` gives it back. Raises ``Overloaded``."""
         try:
-            self.admission.enter()
+            self.admission.enter(priority)
         except KeelwayError as error:
             self.refused(transport, error)
             raise
 
     def refused(self, transport: str, error: KeelwayError) -> None:
         """Count a request that was refused before it reached a model."""
-        self._metrics.counter("ml_requests_shed_total").labels(error.code).inc()
+        self._metrics.counter("ml_requests_shed_total").labels("limit").inc()
         self._meters_of(None).answered(transport, error.code, 0.0)
 
     def infer(self, call: InferenceCall) -> Answer | Awaitable[Answer]:
@@ -144,9 +146,9 @@ class DataPlane:
                         if cached is not None:
                             return cached
                     batcher = version.batcher
-                    if batcher is not None and bound.rows is not None and bound.rows < batcher.max_rows:
+                    if batcher is not None and not batcher.declines(bound.rows or 1):
                         return self._shared(passage, version, request, bound, batcher)
-                    outputs = self._run(passage, version, bound.inputs)
+                    outputs = version.runtime.run(bound.inputs, passage.wanted)
                     break
                 except RowsRefused as refused:
                     bound = self._without(passage, request, bound, refused)
@@ -190,11 +192,15 @@ class DataPlane:
     ) -> Sequence[Array] | Awaitable[Sequence[Array]]:
         """What batch and run make of the request, not yet encoded: for the cache, which gives it to others too."""
         batcher = version.batcher
-        if batcher is None or bound.rows is None or bound.rows >= batcher.max_rows:
-            return self._run(passage, version, bound.inputs)
+        if batcher is None or batcher.declines(bound.rows or 1):
+            return version.runtime.run(bound.inputs, passage.wanted)
         passage.shares = True
-        ran = self._meters_of(version).batch_size.observe
-        return awaited(batcher.submit, bound.inputs, bound.rows, passage.wanted, ran)
+        call = passage.call
+        return awaited(batcher.submit, bound.inputs, bound.rows or 1, passage.wanted, call.deadline, call.priority)
+
+    async def _outputs_later(self, passage: _Passage, version: ServedVersion, bound: BoundRequest) -> Sequence[Array]:
+        outputs = self._outputs(passage, version, bound)
+        return outputs if isinstance(outputs, Sequence) else await outputs
 
     def _without(
         self, passage: _Passage, request: InferenceRequest, bound: BoundRequest, refused: RowsRefused
@@ -220,15 +226,33 @@ class DataPlane:
         bound: BoundRequest,
         batcher: Batches,
     ) -> asyncio.Future[Answer]:
-        """The answer once the run is over that this request shares with others of the same turn of the loop."""
+        """The answer once the run is over that this request shares with others, or waits for. The batcher sees to the
+        deadline. Raises ``Overloaded`` where it has no room or no time."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        passage.shares = True
+        wanted, when = passage.wanted, (passage.call.deadline, passage.call.priority)
 
-        def settle(outcome: Outcome, run_rows: int) -> None:
+        def submit(bound: BoundRequest) -> None:
+            share = Share(bound.inputs, bound.rows or 1, wanted, partial(settle, bound), answer.cancelled, *when)
+            version.usage.begin()
+            try:
+                leave = batcher.submit(share)
+            except KeelwayError:
+                version.usage.end()
+                raise
+            if leave is not None:
+                answer.add_done_callback(leave)
+
+        def settle(bound: BoundRequest, outcome: Outcome) -> None:
             version.usage.end()
-            if run_rows:
-                self._meters_of(version).batch_size.observe(run_rows)
             if answer.cancelled():
                 self._observe(passage, "CANCELLED")
+                return
+            if isinstance(outcome, RowsRefused):
+                try:
+                    submit(self._without(passage, request, bound, outcome))
+                except Exception as error:  # noqa: BLE001 - as in infer
+                    answer.set_exception(self._failure(passage, error))
                 return
             try:
                 if isinstance(outcome, Exception):
@@ -239,32 +263,8 @@ class DataPlane:
             except Exception as error:  # noqa: BLE001 - as in infer
                 answer.set_exception(self._failure(passage, error))
 
-        passage.shares = True
-        version.usage.begin()
-        batcher.submit(Share(bound.inputs, bound.rows or 1, passage.wanted, settle, answer.cancelled))
+        submit(bound)
         return answer
-
-    def _run(
-        self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]
-    ) -> Sequence[Array] | Awaitable[Sequence[Array]]:
-        if version.executor is None:
-            return version.runtime.run(inputs, passage.wanted)
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(version.executor, self._run_in_time, passage, version, inputs)
-
-    async def _run_later(
-        self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]
-    ) -> Sequence[Array]:
-        outputs = self._run(passage, version, inputs)
-        return outputs if isinstance(outputs, Sequence) else await outputs
-
-    def _run_in_time(self, passage: _Passage, version: ServedVersion, inputs: Mapping[str, Array]) -> Sequence[Array]:
-        """In a worker thread, once a slot is free: work whose caller's time is up is skipped."""
-        waited = self.clock.monotonic()
-        self._meters_of(version).queue_delay.observe(waited - passage.started)
-        if waited > passage.call.deadline:
-            raise DeadlineExceeded("the deadline passed while the request waited for the model")
-        return version.runtime.run(inputs, passage.wanted)  # type: ignore[return-value]
 
     def _later(
         self,
@@ -305,7 +305,7 @@ class DataPlane:
                         break
                     except RowsRefused as refused:
                         bound = self._without(passage, request, bound, refused)
-                        outputs = asyncio.ensure_future(self._run_later(passage, version, bound.inputs))
+                        outputs = asyncio.ensure_future(self._outputs_later(passage, version, bound))
             return self._finish(passage, version, request, bound, arrays)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -370,9 +370,12 @@ class DataPlane:
         if passage.flight is not None:
             self._settle(passage, error)
         call, version, bound = passage.call, passage.version, passage.bound
-        duration = self.clock.monotonic() - passage.started
+        now = self.clock.monotonic()
+        duration = now - passage.started
         meters = self._meters_of(version)
         meters.answered(call.transport, code, duration)
+        if version is not None and (code == "OK" or code == "DEADLINE_EXCEEDED"):
+            self.admission.answered(version.model_digest, duration, call.deadline - passage.started, now)
         if isinstance(error, InvalidInput):
             meters.refused(error.field)
         if passage.cache:

@@ -76,6 +76,22 @@ class RuntimeLoader(Protocol):
     ) -> Runtime: ...
 
 
+class BatchMeters(Protocol):
+    """What a batcher tells of itself. Called on the event loop; raises nothing."""
+
+    def ran(self, rows: int) -> None:
+        """A run of ``rows`` rows has ended."""
+        ...
+
+    def waited(self, seconds: float) -> None:
+        """A request has waited so long for its first run to begin."""
+        ...
+
+    def shed(self, reason: str) -> None:
+        """A request was refused: see ``ml_requests_shed_total``."""
+        ...
+
+
 class Encoded(NamedTuple):
     """A reply body. ``json_length`` is the length of the JSON part when binary tensors follow it."""
 

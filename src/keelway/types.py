@@ -8,6 +8,7 @@ kept from the garbage collector (``gc=False``), as they cannot be part of a cycl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from typing import Any, Final
 
 import msgspec
@@ -64,6 +65,13 @@ class Tensor(msgspec.Struct, frozen=True, gc=False):
     name: str
     datatype: str
     data: Array
+
+
+class Priority(IntEnum):
+    """Whose turn it is first. A ``BATCH`` request takes what interactive ones leave, and is refused before them."""
+
+    INTERACTIVE = 0
+    BATCH = 1
 
 
 class WireTensor(msgspec.Struct, frozen=True, gc=False):

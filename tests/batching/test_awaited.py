@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
+from tests.batching.world import Meters
 from tests.line import run
 
 from keelway.batching.awaited import awaited
@@ -23,17 +23,18 @@ def sums(inputs: Mapping[str, Array], wanted: Sequence[str]) -> Sequence[Array]:
     return [inputs["x"].sum(axis=1)]
 
 
-def share(batcher: TurnBatcher, *rows: float, ran: Any = lambda rows: None) -> asyncio.Future[Sequence[Array]]:
-    return awaited(batcher.submit, {"x": np.array(rows).reshape(-1, 1)}, len(rows), ("sum",), ran)
+def share(batcher: TurnBatcher, *rows: float) -> asyncio.Future[Sequence[Array]]:
+    return awaited(batcher.submit, {"x": np.array(rows).reshape(-1, 1)}, len(rows), ("sum",))
 
 
 def test_each_gets_its_own_rows_of_a_run_that_is_told_once() -> None:
     # T1 T3
     async def scenario() -> None:
-        batcher, runs = TurnBatcher(sums, 8), list[int]()
-        outputs = await asyncio.gather(*(share(batcher, *rows, ran=runs.append) for rows in ((1, 2), (3,), (4, 5, 6))))
+        meters = Meters()
+        batcher = TurnBatcher(sums, 8, meters)
+        outputs = await asyncio.gather(*(share(batcher, *rows) for rows in ((1, 2), (3,), (4, 5, 6))))
         assert [array.tolist() for (array,) in outputs] == [[1, 2], [3], [4, 5, 6]]
-        assert runs == [6]
+        assert meters.rows == [6]
 
     run(scenario())
 
@@ -41,7 +42,7 @@ def test_each_gets_its_own_rows_of_a_run_that_is_told_once() -> None:
 def test_only_the_guilty_hear_what_the_model_raised() -> None:
     # T3
     async def scenario() -> None:
-        batcher = TurnBatcher(sums, 8)
+        batcher = TurnBatcher(sums, 8, Meters())
         outcomes = await asyncio.gather(
             *(share(batcher, row) for row in (1.0, np.nan, -1.0, 2.0)), return_exceptions=True
         )
@@ -53,11 +54,12 @@ def test_only_the_guilty_hear_what_the_model_raised() -> None:
 def test_one_that_nobody_waits_for_is_not_run() -> None:
     # R5
     async def scenario() -> None:
-        batcher, runs = TurnBatcher(sums, 8), list[int]()
-        left, stays = share(batcher, 1, ran=runs.append), share(batcher, 2, ran=runs.append)
+        meters = Meters()
+        batcher = TurnBatcher(sums, 8, meters)
+        left, stays = share(batcher, 1), share(batcher, 2)
         left.cancel()
         assert [array.tolist() for array in await stays] == [[2]]
-        assert runs == [1]
+        assert meters.rows == [1]
         await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
             await left

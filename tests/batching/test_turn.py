@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.batching.world import Meters
 from tests.serving import Item, Server, Shelf, forest, forest_item, score
 
 from keelway.batching.policy import Outcome, Share
@@ -33,16 +34,16 @@ class Model:
         return [rows.sum(axis=1)[: -1 if self._short and len(rows) > 1 else None] for _ in outputs]
 
 
-def submit(batcher: TurnBatcher, rows: Array, settled: list[tuple[Outcome, int]], gone: bool = False) -> None:
-    batcher.submit(Share({"x": rows}, len(rows), ("y",), lambda *outcome: settled.append(outcome), lambda: gone))
+def submit(batcher: TurnBatcher, rows: Array, settled: list[Outcome], gone: bool = False) -> None:
+    batcher.submit(Share({"x": rows}, len(rows), ("y",), settled.append, lambda: gone))
 
 
-def settle(model: Model, *requests: Array, most: int = 64, gone: Sequence[int] = ()) -> list[list[tuple[Outcome, int]]]:
+def settle(model: Model, *requests: Array, most: int = 64, gone: Sequence[int] = ()) -> list[list[Outcome]]:
     """What became of ``requests`` that were submitted in one turn; those at the places ``gone`` had left."""
-    settled: list[list[tuple[Outcome, int]]] = [[] for _ in requests]
+    settled: list[list[Outcome]] = [[] for _ in requests]
 
     async def turn() -> None:
-        batcher = TurnBatcher(model.run, most)
+        batcher = TurnBatcher(model.run, most, Meters())
         for place, (rows, told) in enumerate(zip(requests, settled, strict=True)):
             submit(batcher, rows, told, place in gone)
         assert model.runs == []
@@ -60,33 +61,84 @@ def test_requests_of_one_turn_share_a_run_and_get_their_own_rows() -> None:
     model = Model()
     (one,), (two,), (three,) = settle(model, rows(1), rows(2, 3), rows(4))
     assert model.runs == [4]
-    assert [outcome[0].tolist() for outcome, _ in (one, two, three)] == [[2], [3, 4], [5]]  # type: ignore[union-attr]
-    assert [run_rows for _, run_rows in (one, two, three)] == [4, 0, 0]
+    assert [outcome[0].tolist() for outcome in (one, two, three)] == [[2], [3, 4], [5]]  # type: ignore[index]
 
 
 def test_a_request_that_comes_alone_is_run_alone_at_once() -> None:
     model = Model()
-    assert settle(model, rows(1))[0][0][1] == 1
+    settle(model, rows(1))
     assert model.runs == [1]
+
+
+class Turns:
+    """A batcher and how many of its requests waited for the end of their turn."""
+
+    def __init__(self) -> None:
+        self.waited: list[bool] = []
+        self._batcher = TurnBatcher(Model().run, 64, Meters())
+
+    async def turn(self, *requests: Array) -> None:
+        for request in requests:
+            waits = not self._batcher.declines(len(request))
+            self.waited.append(waits)
+            if waits:
+                submit(self._batcher, request, [])
+        await asyncio.sleep(0)
+
+
+def test_who_comes_alone_again_and_again_need_not_wait_for_his_turn_to_end() -> None:
+    async def scenario() -> None:
+        turns = Turns()
+        for _ in range(1000):
+            await turns.turn(rows(1))
+        assert all(turns.waited[:8])
+        assert sum(turns.waited[100:]) / 900 < 0.03
+
+    asyncio.run(scenario())
+
+
+def test_company_is_noticed_soon_and_then_every_turn_is_shared() -> None:
+    async def scenario() -> None:
+        turns = Turns()
+        for _ in range(1000):
+            await turns.turn(rows(1))
+        for _ in range(20):
+            await turns.turn(*[rows(1)] * 16)
+        turns.waited.clear()
+        for _ in range(20):
+            await turns.turn(*[rows(1)] * 16)
+        assert all(turns.waited)
+        # A few lonely turns in between change nothing.
+        for _ in range(5):
+            await turns.turn(rows(1))
+        await turns.turn(rows(1), rows(2))
+        assert all(turns.waited)
+
+    asyncio.run(scenario())
+
+
+def test_a_request_as_large_as_a_run_is_run_by_itself() -> None:
+    assert TurnBatcher(Model().run, 64, Meters()).declines(64)
+    assert not TurnBatcher(Model().run, 64, Meters()).declines(63)
 
 
 def test_only_the_guilty_request_fails() -> None:
     settled = settle(Model(), *(rows(BAD if place == 5 else place) for place in range(9)))
-    failed = [place for place, ((outcome, _),) in enumerate(settled) if isinstance(outcome, Exception)]
+    failed = [place for place, (outcome,) in enumerate(settled) if isinstance(outcome, Exception)]
     assert failed == [5]
 
 
 def test_an_answer_that_is_too_short_is_nobodys() -> None:
     """A model that loses rows of a batch answers one by one, as it does alone."""
     settled = settle(Model(short=True), rows(1), rows(2))
-    assert [outcome[0].tolist() for ((outcome, _),) in settled] == [[2], [3]]  # type: ignore[union-attr]
+    assert [outcome[0].tolist() for (outcome,) in settled] == [[2], [3]]  # type: ignore[index]
 
 
 def test_who_has_left_is_not_run_for() -> None:
     model = Model()
     settled = settle(model, rows(1), rows(2), rows(3), gone=[1])
     assert model.runs == [2]
-    assert settled[1] == [((), 0)]
+    assert settled[1] == [()]
 
 
 REQUESTS = st.lists(
@@ -101,7 +153,7 @@ def test_every_request_is_settled_once_with_what_it_would_get_alone(
 ) -> None:
     settled = settle(Model(), *requests, most=most, gone=sorted(gone))
     for place, (request, told) in enumerate(zip(requests, settled, strict=True)):
-        ((outcome, _),) = told
+        (outcome,) = told
         if place in gone:
             assert outcome == ()
         elif (request[:, 0] == BAD).any():

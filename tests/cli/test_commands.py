@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.serving import Server
 from tests.steps import mood_model, write_tokenizer
+
+from keelway.artifacts.blobs import BlobStore
+from keelway.clock import SystemClock
+from keelway.contract.names import Reference
+from keelway.hosting.registered import RegistrySource
+from keelway.registry.store import Registry
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Keelway
@@ -61,6 +68,29 @@ def test_pushed_model_is_listed_shown_and_predicts(keelway: Keelway, trained: Pa
     assert predicted.code == 0, predicted.err
     assert len(json.loads(predicted.out)["predictions"]) == 80
     assert "left out, unknown to the model: bought" in predicted.err
+
+
+def test_show_measures_time_against_batch_size_or_asks_a_server(keelway: Keelway, trained: Path) -> None:  # T1
+    assert keelway(*PUSH, "--trust-pickle").code == 0
+    assert "batching" not in json.loads(keelway("show", "buyers", "--json").out)
+    batching = json.loads(keelway("show", "buyers", "--measure", "--json").out)["batching"]
+    assert (batching["policy"], batching["slots"]) == ("turn", 0)
+    assert [rows for rows, _ in batching["curve"]["points"]][:3] == [1, 2, 4]
+    shown = keelway("show", "buyers", "--measure").out
+    assert "runs on the event loop; requests of one turn of the event loop share a run of at most" in shown
+    assert "rows in a run\tms\trows a second\n1\t" in shown
+    source = RegistrySource(
+        Registry.open("sqlite:///.keelway/registry.db", clock=SystemClock()),
+        BlobStore.open(".keelway/artifacts"),
+        [Reference("buyers", None, None)],
+    )
+    with Server(source, runtime={"micro_batch_rows": 1}) as server:
+        asked = json.loads(keelway("show", "buyers", "--server", server.url, "--json").out)["batching"]
+        assert asked["why"] == "runtime.micro_batch_rows is 1"
+        assert keelway(*PUSH, "--trust-pickle", "--version", "2.0.0").code == 0
+        other = keelway("show", "buyers@2.0.0", "--server", server.url)
+        assert (other.code, "that server answers with version 1.0.0" in other.err) == (1, True)
+    assert "no server answers" in keelway("show", "buyers@1.0.0", "--server", server.url).err
 
 
 def test_a_pickle_is_not_opened_without_consent(keelway: Keelway, trained: Path) -> None:

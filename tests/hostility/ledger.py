@@ -67,5 +67,5 @@ def counted(server: Attacked) -> Counted:
         sum(s.value for s in samples if s.name == "ml_requests_in_flight"),
         sum(value for code, value in codes if code in FAILURES),
         sum(value for code, value in codes if code == "UNAVAILABLE"),
-        sum(s.value for s in samples if s.name == "ml_requests_shed_total" and s.labels["reason"] == "UNAVAILABLE"),
+        sum(s.value for s in samples if s.name == "ml_requests_shed_total"),
     )

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from tests.serving import Item, Shelf, score, wait_until
 
-from keelway.config import LimitSettings, RuntimeSettings
+from keelway.config import Settings
 from keelway.contract.constraints import Policy
 from keelway.errors import CorruptArtifact, KeelwayError, NotFound, Unavailable
 from keelway.hosting.fleet import RETRY_AFTER, Fleet
@@ -29,7 +29,7 @@ class Stage:
         self.clock = FakeClock()
         self.metrics = ServingMetrics()
         self.snapshots: list[ServingSnapshot] = []
-        self.fleet = Fleet(shelf, RuntimeSettings(), LimitSettings(), self.snapshots.append, self.metrics, self.clock)
+        self.fleet = Fleet(shelf, Settings(), self.snapshots.append, self.metrics, self.clock)
 
     def answering(self, selector: str | None = None, name: str = "m") -> str:
         return self.snapshots[-1].resolve(name, selector).version

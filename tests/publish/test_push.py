@@ -35,10 +35,12 @@ from keelway.errors import (
     KeelwayError,
     UntrustedArtifact,
 )
+from keelway.ports import RuntimeOptions
 from keelway.publish import sklearn_file
 from keelway.publish.apart import run_apart
 from keelway.publish.report import Prepared
 from keelway.publish.rows import rows_of, tensors
+from keelway.runtimes.skops import load as load_skops
 from keelway.types import Array
 
 Table = tuple[pd.DataFrame, Array]
@@ -211,7 +213,7 @@ def test_a_model_of_documents_takes_one_column_of_text(push: Push) -> None:
     estimator = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(sample["text"], [1, 0] * 20)
     prepared = push(estimator, sample)
     assert prepared.runtime == "skops"
-    assert prepared.options["given"] == "series"
+    assert prepared.options["given"] == "texts"
     assert prepared.report.labels_equal == 1.0
     with pytest.raises(InvalidInput, match="takes one column of text, the sample has 2"):
         push(estimator, sample.assign(more=1))
@@ -430,3 +432,34 @@ def test_a_trusted_type_of_a_skops_file_is_opened(push: Push, table: Table, tmp_
     skops.io.dump(DecisionTreeClassifier(max_depth=2).fit(*table), tmp_path / "model.skops")
     prepared = push(tmp_path / "model.skops", table[0], trusted_types=frozenset({"sklearn.tree._tree.Tree"}))
     assert prepared.report.format == "onnx"
+
+
+TEXTS = [" ".join(np.random.default_rng(seed).choice(["good", "bad", "room", "food"], 6)) for seed in range(80)]
+
+
+def test_a_kept_classifier_is_asked_once_for_label_and_probabilities(push: Push) -> None:
+    target = np.array(["yes" if text.count("good") > 1 else "no" for text in TEXTS])
+    estimator = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, target)
+    prepared = push(estimator, pd.DataFrame({"text": TEXTS}))
+    assert prepared.runtime == "skops"
+    assert prepared.options["most_probable"] == ("no", "yes")
+    runtime = load_skops(prepared.folder, "", prepared.options, RuntimeOptions(), lambda digest: runtime)
+    given = {"input": np.array(TEXTS, object).reshape(-1, 1)}
+    labels, shares = runtime.run(given, ["label", "probabilities"])
+    assert labels.tolist() == estimator.predict(TEXTS).tolist()
+    assert np.array_equal(shares, estimator.predict_proba(TEXTS))
+    assert runtime.run(given, ["label"])[0].tolist() == labels.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:The `probability` parameter:FutureWarning")
+def test_a_label_that_is_not_the_most_probable_one_is_asked_for(push: Push) -> None:
+    """Its probabilities are calibrated apart from its decision, so that the two may disagree."""
+    from sklearn.svm import SVC
+
+    target = np.random.default_rng(0).integers(0, 2, len(TEXTS))
+    estimator = make_pipeline(TfidfVectorizer(), SVC(probability=True, random_state=0)).fit(TEXTS, target)
+    prepared = push(estimator, pd.DataFrame({"text": TEXTS}))
+    labels, shares = estimator.predict(TEXTS), estimator.predict_proba(TEXTS)
+    assert (labels != shares.argmax(axis=1)).any()
+    assert prepared.runtime == "skops"
+    assert prepared.options["most_probable"] == ()

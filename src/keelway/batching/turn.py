@@ -1,30 +1,53 @@
 """Micro-batching: what one turn of the event loop has read becomes one run, without a timer.
 
-Nobody waits for a batch to fill: a request that comes alone is run alone, as soon as the turn has read all that was
-there. For models that are run on the event loop; one batcher for each served version.
+Nobody waits for a batch to fill: a request that comes alone is run alone, at once where it has been so for a while. For
+models that are run on the event loop; one batcher for each served version.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
+from keelway.batching.policy import Share, batches
+from keelway.batching.together import Part, Run, run_together
+from keelway.ports import BatchMeters
 
-from keelway.batching.policy import Outcome, Share, batches
-from keelway.errors import ModelFailed
-from keelway.types import Array
-
-Run = Callable[[Mapping[str, Array], Sequence[str]], Sequence[Array]]
+#: Turns with one request each, after which requests are run at once.
+_LONELY_TURNS = 8
+#: Then one request in so many waits for its turn to end, to see whether others come with it; the longer it has been
+#: alone, the fewer.
+_FIRST_LOOK, _LAST_LOOK = 8, 64
 
 
 class TurnBatcher:
-    """``run`` is a model's, for any number of rows; ``max_rows`` caps those of one run."""
+    """``run`` is a model's, for any number of rows; ``max_rows`` caps those of one run, and larger requests are none of
+    its business."""
 
-    def __init__(self, run: Run, max_rows: int) -> None:
+    def __init__(self, run: Run, max_rows: int, meters: BatchMeters) -> None:
         self.max_rows = max_rows
         self._run = run
+        self._meters = meters
         self._waiting: list[Share] = []
+        self._lonely = 0
+        self._until_look = 0
+        self._look_every = _FIRST_LOOK
+
+    @property
+    def waiting_rows(self) -> int:
+        return sum(share.rows for share in self._waiting)
+
+    def declines(self, rows: int) -> bool:
+        """Whether a request of ``rows`` rows is to be run by itself, now: it is too large to share a run, or has been
+        coming alone. To wait for the end of a turn costs a request a third of its time, and brings it nothing then."""
+        if rows >= self.max_rows:
+            return True
+        if self._lonely < _LONELY_TURNS or self._waiting:
+            return False
+        self._until_look -= 1
+        if self._until_look > 0:
+            return True
+        self._until_look = self._look_every
+        return False
 
     def submit(self, share: Share) -> None:
         """Run ``share`` at the end of this turn of the running loop. Its ``settle`` is called from there."""
@@ -34,42 +57,31 @@ class TurnBatcher:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
+        self._count(len(waiting))
         for batch in batches(waiting, self.max_rows):
             self._run_together([share for share in batch if not _dropped(share)])
 
-    def _run_together(self, batch: Sequence[Share]) -> None:
-        """Run ``batch`` as one. If that fails it is run again in halves, until only the guilty share fails."""
+    def _count(self, requests: int) -> None:
+        if requests > 1:
+            self._lonely, self._until_look, self._look_every = 0, 0, _FIRST_LOOK
+        elif self._lonely < _LONELY_TURNS:
+            self._lonely += 1
+            self._until_look = self._look_every
+        else:
+            self._look_every = min(2 * self._look_every, _LAST_LOOK)
+            self._until_look = self._look_every
+
+    def _run_together(self, batch: list[Share]) -> None:
         if not batch:
             return
-        rows = [share.rows for share in batch]
-        try:
-            outputs = self._run(_joined(batch), batch[0].wanted)
-            if any(len(output) != sum(rows) for output in outputs):
-                raise ModelFailed("the model answered another number of rows than it was given")
-        except Exception as error:  # noqa: BLE001 - whatever a model raises is the outcome
-            if len(batch) == 1:
-                batch[0].settle(error, rows[0])
-                return
-            middle = len(batch) // 2
-            self._run_together(batch[:middle])
-            self._run_together(batch[middle:])
-            return
-        at = 0
-        for share in batch:
-            outcome: Outcome = [output[at : at + share.rows] for output in outputs] if len(batch) > 1 else outputs
-            share.settle(outcome, 0 if at else sum(rows))
-            at += share.rows
+        outcomes = run_together(self._run, [Part(share, 0, share.rows) for share in batch])
+        self._meters.ran(sum(share.rows for share in batch))
+        for share, outcome in zip(batch, outcomes, strict=True):
+            share.settle(outcome)
 
 
 def _dropped(share: Share) -> bool:
     if share.abandoned():
-        share.settle((), 0)
+        share.settle(())
         return True
     return False
-
-
-def _joined(batch: Sequence[Share]) -> Mapping[str, Array]:
-    first = batch[0].inputs
-    if len(batch) == 1:
-        return first
-    return {name: np.concatenate([share.inputs[name] for share in batch]) for name in first}

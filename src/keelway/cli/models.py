@@ -22,6 +22,7 @@ from keelway.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from keelway.artifacts.blobs import BlobStore
     from keelway.artifacts.manifest import Manifest
+    from keelway.config import Settings
     from keelway.registry.models import HistoryEntry, ModelVersion
     from keelway.registry.store import Registry
 
@@ -39,6 +40,8 @@ SHOW_HELP = """Show one version: its features, its files, how it was proved, and
 Examples:
   keelway show lead_scoring
   keelway show lead_scoring@1.2.0 --json
+  keelway show lead_scoring --measure
+  keelway show lead_scoring --server http://127.0.0.1:8080
 """
 
 PROMOTE_HELP = """Point an alias to a version; running servers follow within a second or two.
@@ -71,6 +74,12 @@ def show(
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Load it here, and measure time against batch size as a server does.")
+    ] = False,
+    server: Annotated[
+        str | None, typer.Option("--server", metavar="URL", help="Ask this server how it batches the model.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     from keelway.artifacts.materialise import read_manifest
@@ -85,6 +94,8 @@ def show(
     history = registry.history(version.model, limit=10)
     aliases = [alias.alias for alias in registry.aliases(version.model) if alias.version == version.version]
     document = show_document(version, manifest, aliases, history)
+    if measure or server:
+        document["batching"] = _served_by(server, version) if server else _measured(settings, version)
     if manifest.runtime == "pipeline":
         document["steps"] = _steps(registry, blobs, manifest)
     if json:
@@ -152,6 +163,44 @@ def show_document(
     }
 
 
+def _measured(settings: Settings, version: ModelVersion) -> dict[str, Any]:
+    """What the warm-up of a server would choose on this machine, now."""
+    from keelway.app import offline
+    from keelway.contract.names import Reference
+    from keelway.hosting.registered import RegistrySource
+
+    source = RegistrySource(
+        open_registry(settings), open_blobs(settings), [Reference(version.model, version.version, None)]
+    )
+    with offline(settings, source, measured=True) as (served, _):
+        return dict(served.metadata["batching"])
+
+
+def _served_by(url: str, version: ModelVersion) -> dict[str, Any]:
+    """What the server at ``url`` has measured and chosen. ``FailedPrecondition`` if another version answers there."""
+    from keelway.cli.remote import Server
+    from keelway.errors import FailedPrecondition
+
+    served = Server(url, 10.0).get(f"/v1/models/{version.model}")
+    if served["version"] != version.version:
+        raise FailedPrecondition(
+            f"that server answers with version {served['version']}",
+            hint=f"keelway show {version.model}@{served['version']} --server {url}",
+        )
+    return dict(served["batching"])
+
+
+def _print_batching(batching: dict[str, Any]) -> None:
+    from keelway.batching.curve import in_words
+
+    where = f"{batching['slots']} worker threads" if batching["slots"] else "the event loop"
+    typer.echo(f"  runs on {where}; {in_words(batching)}")
+    points = (batching.get("curve") or {}).get("points", [])
+    rows = [(size, f"{seconds * 1000:.4g}", f"{size / max(seconds, 1e-9):,.0f}") for size, seconds in points]
+    if rows:
+        print_table("batching", ("rows in a run", "ms", "rows a second"), rows)
+
+
 def _steps(registry: Registry, blobs: BlobStore, pipeline: Manifest) -> list[dict[str, Any]]:
     """The steps of a pipeline: those of its own with their options and files, models with the versions that have their
     digest."""
@@ -184,6 +233,8 @@ def _print_version(document: dict[str, Any]) -> None:
     typer.echo(f"  pushed {document['created_at']} by {document['created_by']}; runs as {document['runtime']}")
     for line in report_lines(document["report"]):
         typer.echo(f"  {line}")
+    if "batching" in document:
+        _print_batching(document["batching"])
     signature = document["signature"]
     features = [
         (feature["name"], feature["datatype"], "may be missing" if feature.get("nullable") else "")

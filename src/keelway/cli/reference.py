@@ -49,6 +49,10 @@ INFERENCE: Final[Mapping[str, str]] = {
 
 
 _REQUEST_HEADERS: Final = (
+    (
+        "`X-Request-Priority`",
+        "`interactive`, the default, or `batch`: takes what interactive requests leave, and is refused before them.",
+    ),
     ("`X-Request-Timeout`", "Seconds the caller will wait: `0.25`, `0.25s` or `250ms`. It only shortens the limit."),
     ("`Inference-Header-Content-Length`", "Bytes of JSON in front of binary tensors (Open Inference Protocol)."),
 )

@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from keelway.batching.curve import in_words
 from keelway.clock import Clock
-from keelway.config import LimitSettings, RuntimeSettings
+from keelway.config import Settings
 from keelway.contract.names import fold
 from keelway.errors import KeelwayError, ModelFailed, NotFound
 from keelway.hosting.loading import Loaded, load_version
 from keelway.hosting.sources import ModelSource, Release, Wanted
 from keelway.observe.metrics import ServingMetrics
-from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot
+from keelway.routing.snapshot import Batches, ServedModel, ServedVersion, ServingSnapshot
 
 log = logging.getLogger("keelway.hosting")
 
@@ -44,15 +46,13 @@ class Fleet:
     def __init__(
         self,
         source: ModelSource,
-        runtime: RuntimeSettings,
-        limits: LimitSettings,
+        settings: Settings,
         publish: Callable[[ServingSnapshot], None],
         metrics: ServingMetrics,
         clock: Clock,
     ) -> None:
         self._source = source
-        self._runtime = runtime
-        self._limits = limits
+        self._settings = settings
         self._publish = publish
         self._metrics = metrics
         self._clock = clock
@@ -209,9 +209,12 @@ class Fleet:
             seconds,
             "on the event loop" if loaded.served.executor is None else "in worker threads",
         )
+        batching = loaded.served.metadata["batching"]
+        if batching["policy"] != "none":
+            log.info("%s %s: %s", release.name, release.version, in_words(batching))
 
     async def _load(self, release: Release) -> Loaded:
-        thread = asyncio.to_thread(load_version, self._source, release, self._runtime, self._limits, self._clock)
+        thread = asyncio.to_thread(load_version, self._source, release, self._settings, self._clock, self._metrics)
         loading = asyncio.ensure_future(thread)
         try:
             return await asyncio.shield(loading)
@@ -272,11 +275,18 @@ class Fleet:
         task.add_done_callback(self._closing.discard)
 
     def _show(self) -> None:
-        gauge = self._metrics.gauge("ml_model_loaded")
-        gauge.clear()
+        loaded, queued = self._metrics.gauge("ml_model_loaded"), self._metrics.gauge("ml_queue_rows")
+        loaded.clear()
+        queued.clear()
         for model in self._snapshot.models.values():
             for version in model.versions.values():
-                gauge.labels(version.name, version.version).set(1)
+                loaded.labels(version.name, version.version).set(1)
+                if version.executor is not None and version.batcher is not None:
+                    queued.labels(version.name, version.version).set_function(partial(_rows_of, version.batcher))
+
+
+def _rows_of(batcher: Batches) -> int:
+    return batcher.waiting_rows
 
 
 async def _close_when_idle(loaded: Loaded) -> None:

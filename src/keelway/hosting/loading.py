@@ -1,4 +1,4 @@
-"""Loading one version: open it, warm it up, and decide by measurement where it runs.
+"""Loading one version: open it, warm it up, and decide by measurement where it runs and how its requests meet there.
 
 A model whose one-row run is short is run on the event loop, since handing it to a thread would cost more than the run;
 a slower one gets worker threads of its own, one per slot, so that it cannot starve another model.
@@ -17,26 +17,31 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from keelway.batching.turn import Run, TurnBatcher
+from keelway.batching.batcher import SlotBatcher
+from keelway.batching.curve import Choice, Curve
+from keelway.batching.together import Run
+from keelway.batching.turn import TurnBatcher
 from keelway.clock import Clock
-from keelway.config import LimitSettings, RuntimeSettings
+from keelway.config import BatchingSettings, RuntimeSettings, Settings
 from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.binding import Binding
 from keelway.contract.signature import ModelSignature
 from keelway.errors import KeelwayError
 from keelway.guard.validation import Validator
+from keelway.hosting.measuring import Measurable, choose_in_slots, choose_in_turn
 from keelway.hosting.sources import ModelSource, Opened, Release
+from keelway.observe.metrics import RunMeters, ServingMetrics
 from keelway.ports import Runtime, RuntimeOptions
-from keelway.routing.snapshot import ServedVersion
+from keelway.routing.snapshot import Batches, ServedVersion
 from keelway.types import NUMPY_DTYPES, Array, TensorSpec
 
 log = logging.getLogger("keelway.hosting")
 
 _WARM_UP_RUNS = 15
 _WARM_UP_SECONDS = 0.25
-_BATCH_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,32 +83,36 @@ def usable_cpus() -> int:
 
 
 def load_version(
-    source: ModelSource, release: Release, runtime: RuntimeSettings, limits: LimitSettings, clock: Clock
+    source: ModelSource, release: Release, settings: Settings, clock: Clock, metrics: ServingMetrics
 ) -> Loaded:
     """Blocking; called from a worker thread. Raises ``KeelwayError`` and leaves nothing behind when it fails."""
-    opened = source.open(release, runtime_options(runtime))
+    opened = source.open(release, runtime_options(settings.runtime))
     try:
         signature = opened.manifest.signature
         examples: Mapping[str, Array] = getattr(opened.runtime, "examples", {})
         inputs = example_inputs(signature, release.baseline) | dict(examples)
         seconds, waits = warm_up(opened.runtime, inputs, [spec.name for spec in signature.outputs], clock)
-        # A picture may be a thousand times as large as the example.
-        known = None if examples else seconds
-        executor = None if waits else _executor(known, runtime, release.name, opened.runtime)
-        names = [spec.name for spec in signature.outputs]
-        batcher = None if executor or waits else _batcher(opened, inputs, names, seconds, runtime.micro_batch_rows)
+        choice = _choose(opened, inputs, seconds, waits, settings, clock, like_others=not examples)
+        meters = RunMeters(metrics, release.name, release.version)
+        executor = None
+        if choice.slots:
+            executor = ThreadPoolExecutor(choice.slots, thread_name_prefix=f"keelway-{release.name}")
         served = ServedVersion(
             release.name,
             release.version,
             release.model_digest or opened.manifest.digest,
             release.policy.revision,
             signature,
-            Binding(signature, limits.max_rows),
+            Binding(signature, settings.limits.max_rows),
             Validator(signature, release.policy, release.baseline),
             opened.runtime,
             executor,
-            {"runtime": opened.manifest.runtime, "example": example_row(signature, inputs)},
-            batcher,
+            {
+                "runtime": opened.manifest.runtime,
+                "example": example_row(signature, inputs),
+                "batching": msgspec.to_builtins(choice),
+            },
+            _batcher(_run_of(opened.runtime), choice, executor, settings.batching, clock, meters),
         )
         return Loaded(release, served, opened, seconds)
     except BaseException:
@@ -111,40 +120,65 @@ def load_version(
         raise
 
 
-def _batcher(
-    opened: Opened, inputs: Mapping[str, Array], outputs: Sequence[str], seconds: float | None, most: int
-) -> TurnBatcher | None:
-    """What lets requests share a run, if the model gives every row of a batch the answer that it gives it alone. As
-    many rows as take ``_BATCH_SECONDS`` one by one, and ``most``: who comes first should not wait long for the rest."""
-    if seconds is None or opened.manifest.runtime != "onnx" or not opened.manifest.signature.batched:
-        return None
-    rows = min(most, int(_BATCH_SECONDS / max(seconds, 1e-9)))
-    if rows < 2:
-        return None
+def _choose(
+    opened: Opened,
+    inputs: Mapping[str, Array],
+    seconds: float | None,
+    waits: bool,
+    settings: Settings,
+    clock: Clock,
+    *,
+    like_others: bool,
+) -> Choice:
+    """Where the model runs, and how its requests meet there. ``like_others`` says that other rows take about as long as
+    ``inputs``: a picture may be a thousand times as large."""
+    if waits:
+        return Choice("none", 1, "it answers by awaitable, and is asked at once")
+    runtime, signature, batching = settings.runtime, opened.manifest.signature, settings.batching
+    inline = like_others and seconds is not None and seconds * 1000 < runtime.inline_below_ms
+    slots = 0 if inline else runtime.slots if opened.runtime.thread_safe else 1
+    if seconds is None:
+        return Choice("none", 1, "it refused the made-up row of the warm-up, so that nothing could be measured", slots)
+    if not like_others:
+        return Choice("none", 1, "a row may take any time, a picture say, so that one says nothing of another", slots)
+    if not signature.batched:
+        return Choice("none", 1, "its tensors have no batch axis", slots, Curve(((1, seconds),)))
+    model = Measurable(_run_of(opened.runtime), inputs, [spec.name for spec in signature.outputs], seconds)
+    if not inline:
+        return choose_in_slots(model, batching.max_batch_size, batching.warm_up_seconds, slots, clock)
+    if opened.manifest.runtime != "onnx":
+        return Choice("none", 1, "it is no ONNX model and runs on the event loop", 0, Curve(((1, seconds),)))
+    return choose_in_turn(model, runtime.micro_batch_rows, batching.warm_up_seconds, clock)
 
+
+def _run_of(runtime: Runtime) -> Run:
     def run(given: Mapping[str, Array], names: Sequence[str]) -> Sequence[Array]:
-        return opened.runtime.run(given, names)  # type: ignore[return-value]
+        return runtime.run(given, names)  # type: ignore[return-value]
 
-    return TurnBatcher(run, rows) if _rows_stand_alone(run, inputs, outputs, rows) else None
-
-
-def _rows_stand_alone(run: Run, inputs: Mapping[str, Array], outputs: Sequence[str], rows: int) -> bool:
-    try:
-        alone = run(inputs, outputs)
-        together = run({name: np.repeat(array, rows, axis=0) for name, array in inputs.items()}, outputs)
-        return all(_repeats(one, many, rows) for one, many in zip(alone, together, strict=True))
-    except Exception as error:  # noqa: BLE001
-        # A model may refuse more rows than one; then it gets one.
-        log.warning("rows of several requests are not joined: a run of %d failed with %s", rows, type(error).__name__)
-        return False
+    return run
 
 
-def _repeats(one: Array, many: Array, rows: int) -> bool:
-    if many.shape != (rows, *one.shape[1:]):
-        return False
-    if one.dtype.kind in "OUS":
-        return bool((many == one).all())
-    return bool(np.allclose(many, one, rtol=1e-5, atol=1e-6, equal_nan=True))
+def _batcher(
+    run: Run,
+    choice: Choice,
+    executor: Executor | None,
+    settings: BatchingSettings,
+    clock: Clock,
+    meters: RunMeters,
+) -> Batches | None:
+    if executor is not None:
+        return SlotBatcher(
+            run,
+            executor,
+            clock,
+            meters,
+            slots=choice.slots,
+            max_rows=choice.max_batch_size if choice.policy == "slots" else 0,
+            curve=choice.curve,
+            max_queue_rows=settings.max_queue_rows,
+            max_delay=settings.max_queue_delay,
+        )
+    return TurnBatcher(run, choice.max_batch_size, meters) if choice.policy == "turn" else None
 
 
 def warm_up(
@@ -211,10 +245,3 @@ def _example(spec: TensorSpec, observed: Mapping[str, ObservedFeature]) -> Array
         elif feature is not None and feature.edges:
             array[0, position] = feature.edges[len(feature.edges) // 2]
     return array
-
-
-def _executor(seconds: float | None, settings: RuntimeSettings, name: str, runtime: Runtime) -> Executor | None:
-    if seconds is not None and seconds * 1000 < settings.inline_below_ms:
-        return None
-    slots = settings.slots if runtime.thread_safe else 1
-    return ThreadPoolExecutor(slots, thread_name_prefix=f"keelway-{name}")

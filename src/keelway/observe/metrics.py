@@ -82,7 +82,7 @@ METRICS: Final = (
         "ml_queue_delay_seconds",
         "histogram",
         ("model", "version"),
-        "Wait for a slot of a model that runs in a worker thread.",
+        "Wait of a request for a slot of a model that runs in worker threads.",
         _LATENCY,
     ),
     Metric("ml_rows_refused_total", "counter", ("model", "version"), "Rows refused beside good rows of their request."),
@@ -99,7 +99,15 @@ METRICS: Final = (
         "Requests with a value outside what the sample showed.",
     ),
     Metric("ml_requests_in_flight", "gauge", (), "Requests being answered now."),
-    Metric("ml_requests_shed_total", "counter", ("reason",), "Requests refused before they were read."),
+    Metric(
+        "ml_requests_shed_total",
+        "counter",
+        ("reason",),
+        "Requests refused for want of capacity: `limit` (too many at once, before they were read), `late` (the "
+        "deadline would have passed), `queue_full`, `displaced` (a batch request made room for an interactive one).",
+    ),
+    Metric("ml_queue_rows", "gauge", ("model", "version"), "Rows waiting for a slot of a model now."),
+    Metric("ml_concurrency_limit", "gauge", (), "Requests that may be answered at once now."),
     Metric("ml_model_load_seconds", "histogram", ("model",), "Time to verify, load and warm up a version.", _LOAD),
     Metric("ml_model_loaded", "gauge", ("model", "version"), "1 for each version that is loaded.", across="largest"),
     Metric("ml_records_dropped_total", "counter", (), "Inference records dropped because the ring was full."),
@@ -119,7 +127,9 @@ METRICS: Final = (
 class ServingMetrics:
     """All metrics of one server, in a registry of their own."""
 
-    def __init__(self, in_flight: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self, in_flight: Callable[[], int] = lambda: 0, concurrency_limit: Callable[[], int] = lambda: 0
+    ) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -136,6 +146,7 @@ class ServingMetrics:
                         name, text, labels, registry=self.registry, buckets=metric.buckets
                     )
         self.gauge("ml_requests_in_flight").set_function(in_flight)
+        self.gauge("ml_concurrency_limit").set_function(concurrency_limit)
         self.gauge("ml_build_info").labels(__version__, platform.python_version()).set(1)
 
     def counter(self, name: str) -> Counter:
@@ -150,6 +161,24 @@ class ServingMetrics:
     def render(self) -> bytes:
         """The Prometheus text format, version 0.0.4."""
         return generate_latest(self.registry)
+
+
+class RunMeters:
+    """What the batcher of one version tells (``keelway.ports.BatchMeters``)."""
+
+    def __init__(self, metrics: ServingMetrics, model: str, version: str) -> None:
+        self._shed = metrics.counter("ml_requests_shed_total")
+        self._batch_size = metrics.histogram("ml_batch_size").labels(model, version)
+        self._queue_delay = metrics.histogram("ml_queue_delay_seconds").labels(model, version)
+
+    def ran(self, rows: int) -> None:
+        self._batch_size.observe(rows)
+
+    def waited(self, seconds: float) -> None:
+        self._queue_delay.observe(seconds)
+
+    def shed(self, reason: str) -> None:
+        self._shed.labels(reason).inc()
 
 
 class VersionMeters:

@@ -7,6 +7,7 @@ from the files this leaves (``sklearn_file.py``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,7 @@ from keelway.publish.proving import ask, micros, prove
 from keelway.publish.rows import Rows, joined, tensors
 from keelway.publish.subject import Door, Subject
 from keelway.runtimes.boosters import BoostersRuntime
-from keelway.runtimes.skops import SkopsColumn, SkopsOptions, SkopsRuntime, load_estimator
+from keelway.runtimes.skops import Given, SkopsColumn, SkopsOptions, SkopsRuntime, load_estimator
 from keelway.types import Array, TensorSpec
 
 _TASKS: Final[dict[translate.Kind, Task]] = {
@@ -207,16 +208,22 @@ def _kept(
         ) from error
     inputs = pack(at_door(features, "FP64"))
     outputs = _skops_outputs(result, original)
-    result = msgspec.structs.replace(result, most_probable=result.probabilities)
-    compared = _compared_with_itself(
-        result, SkopsRuntime(loaded, skops_options(result, inputs, outputs)), inputs, outputs, rows, original, scale
-    )
-    if result.most_probable and compared.kept is not None and not compared.kept.holds:
-        # Its label is another than the most probable: both are asked, each time.
-        result = msgspec.structs.replace(result, most_probable=False)
-        runtime = SkopsRuntime(loaded, skops_options(result, inputs, outputs))
-        compared = _compared_with_itself(result, runtime, inputs, outputs, rows, original, scale)
+    compared = result
+    for way in _ways_to_ask(result):
+        runtime = SkopsRuntime(loaded, skops_options(way, inputs, outputs))
+        with suppress(Exception):  # it may take its texts as a series only, and say so in any way
+            compared = _compared_with_itself(way, runtime, inputs, outputs, rows, original, scale)
+        if compared.kept is not None and compared.kept.holds:
+            break
     return msgspec.structs.replace(compared, untrusted_types=tuple(sorted(untrusted)))
+
+
+def _ways_to_ask(result: EstimatorResult) -> Iterator[EstimatorResult]:
+    """From the quickest to the one that is surely right: texts as a bare array, the label from the probabilities."""
+    forms: tuple[Given, ...] = ("texts", "series") if result.given == "series" else (result.given,)
+    for most_probable in (True, False) if result.probabilities else (False,):
+        for given in forms:
+            yield msgspec.structs.replace(result, given=given, most_probable=most_probable)
 
 
 def _kept_natively(

@@ -7,7 +7,7 @@ for as long as it likes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -26,11 +26,18 @@ class Validates(Protocol):
 
 
 class Batches(Protocol):
-    """What a snapshot needs of a batcher (``keelway.batching.turn.TurnBatcher``)."""
+    """What a snapshot needs of a batcher (``keelway.batching``)."""
 
-    max_rows: int
+    @property
+    def waiting_rows(self) -> int: ...
 
-    def submit(self, share: Any) -> None: ...
+    def declines(self, rows: int) -> bool:
+        """Whether a request of ``rows`` rows is to be run by itself, at once."""
+        ...
+
+    def submit(self, share: Any) -> Callable[[Any], None] | None:
+        """Run a share. What is answered is to be called when its caller leaves."""
+        ...
 
 
 class Usage:
@@ -59,8 +66,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedVersion:
-    """One loaded, warmed version. Without an ``executor`` its runs are short enough for the event loop; with a
-    ``batcher`` requests share them there."""
+    """One loaded, warmed version. Without an ``executor`` its runs are short enough for the event loop. A ``batcher``
+    lets requests share runs there; with an ``executor`` it is their queue. ``metadata`` is for people: ``runtime``,
+    ``example`` and ``batching``."""
 
     name: str
     version: str

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("keelway.runtimes")
 
 
-#: How an estimator takes its columns: by name, as a bare array, or, one column alone, as a series of texts.
-Given = Literal["frame", "array", "series"]
+#: How an estimator takes its columns: by name, as a bare array, or, one column alone, as a series or array of texts.
+Given = Literal["frame", "array", "series", "texts"]
 
 
 class SkopsColumn(msgspec.Struct, frozen=True):
@@ -96,9 +96,9 @@ class SkopsRuntime:
     def _given(self, inputs: Mapping[str, Array]) -> Any:
         import pandas as pd
 
-        if self._options.given == "series":
+        if self._options.given == "texts":
             (only,) = self._options.columns
-            return pd.Series(_column(self._values(inputs, only.name), only.dtype), name=only.name)
+            return np.array([_text(value) for value in self._values(inputs, only.name)], object)
         frame = pd.DataFrame(
             {column.name: _column(self._values(inputs, column.name), column.dtype) for column in self._options.columns}
         )
@@ -179,7 +179,10 @@ def in_form(frame: pd.DataFrame, given: Given) -> Any:
     """``frame``, whose columns are the estimator's in its order, in the form that the estimator takes."""
     if given == "frame":
         return frame
-    return frame.to_numpy() if given == "array" else frame.iloc[:, 0]
+    if given == "array":
+        return frame.to_numpy()
+    column = frame.iloc[:, 0]
+    return column if given == "series" else column.to_numpy(object)
 
 
 def _column(values: Array, dtype: str) -> Any:

@@ -342,3 +342,34 @@ def test_a_path_that_is_no_text_ends_grpc_for_a_moment_at_most(
             wait_until(lambda: any("started again" in text for text in caplog.messages), "gRPC to begin again")
             caplog.clear()
             assert asker.channel.unary_unary(INFER)(infer_bytes("m"), timeout=PATIENCE, wait_for_ready=True)
+
+
+# Priority
+
+
+def test_a_priority_travels_in_the_metadata_and_only_known_ones_are_taken(server: Server) -> None:  # T2
+    with Asker(server) as asker:
+        for known in ("batch", "Interactive"):
+            assert asker.infer("m", metadata=(("x-request-priority", known),)).outputs
+        error = asker.refusal(INFER, infer_bytes("m"), metadata=(("x-request-priority", "urgent"),))
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert error.details() == "x-request-priority must be interactive or batch"
+
+
+def test_who_would_be_late_is_refused_as_unavailable_with_a_time_to_come_back(shelf: Shelf) -> None:  # T2
+    slow = score()
+
+    def sleeps(inputs: Any) -> Any:
+        time.sleep(0.05 * len(inputs["input"]))
+        return {"score": inputs["input"].sum(axis=1)}
+
+    shelf.serve("slow", lambda: FakeRuntime(slow.inputs, slow.outputs, sleeps))
+    with Server(shelf, grpc=GRPC) as server, Asker(server) as asker:
+        calls = [asker.start("slow") for _ in range(12)]
+        wait_until(lambda: server.metric("ml_queue_rows", model="slow") >= 8, "a queue")
+        error = asker.refusal(INFER, infer_bytes("slow"), timeout=0.3)
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+        assert server.metric("ml_requests_shed_total", reason="late") == 1
+        for call in calls:
+            assert call.result()

@@ -125,7 +125,7 @@ def test_a_server_with_no_permit_left_says_when_to_come_back_before_it_reads_the
             answered = busy.reply()
             assert answered is not None
             assert answered.status == 200
-        assert server.metric("ml_requests_shed_total", reason="UNAVAILABLE") == 1
+        assert server.metric("ml_requests_shed_total", reason="limit") == 1
         assert server.in_flight() == 0
 
 

@@ -8,8 +8,10 @@ from keelway.codecs.protobuf import OpenInferenceProtobufCodec
 from keelway.codecs.protobuf_rows import BatchPredictCodec, PredictCodec
 from keelway.config import LimitSettings
 from keelway.dataplane import DataPlane, InferenceCall
+from keelway.errors import InvalidInput
 from keelway.ports import Codec
 from keelway.transports.grpc.calls import Answer, Context
+from keelway.types import Priority
 
 
 def inference_calls(plane: DataPlane, limits: LimitSettings) -> dict[str, Answer]:
@@ -30,9 +32,12 @@ def _inference(plane: DataPlane, codec: Codec, transport: str, limit: float) -> 
         remaining = context.time_remaining()
         seconds = limit if remaining is None else min(limit, remaining)
         deadline = plane.clock.monotonic() + seconds
-        plane.admit(transport)
+        priority = priority_of(context)
+        plane.admit(transport, priority)
         try:
-            answer = plane.infer(InferenceCall("", None, codec, body, transport, request_id, deadline))
+            answer = plane.infer(
+                InferenceCall("", None, codec, body, transport, request_id, deadline, priority=priority)
+            )
             if isawaitable(answer):
                 # The caller's going cancels this call, and with it what is awaited here.
                 answer = await answer
@@ -43,3 +48,18 @@ def _inference(plane: DataPlane, codec: Codec, transport: str, limit: float) -> 
             plane.admission.leave()
 
     return infer
+
+
+def priority_of(context: Context) -> Priority:
+    """The metadata ``x-request-priority``: ``interactive``, which is the default, or ``batch``. ``InvalidInput``
+    otherwise."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "x-request-priority":
+            priority = _PRIORITIES.get(value.lower())
+            if priority is None:
+                raise InvalidInput("x-request-priority must be interactive or batch")
+            return priority
+    return Priority.INTERACTIVE
+
+
+_PRIORITIES = {priority.name.lower(): priority for priority in Priority}

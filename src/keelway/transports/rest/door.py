@@ -20,6 +20,7 @@ from keelway.routing.snapshot import ServingSnapshot
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
+from keelway.types import Priority
 
 log = logging.getLogger("keelway.rest")
 
@@ -32,6 +33,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 _DISCARD_LIMIT = 256 * 1024 * 1024
 _CLOSE = ((b"connection", b"close"),)
 _MEDIA_TYPES = (JSON, OCTETS)
+_PRIORITIES = {priority.name.lower().encode(): priority for priority in Priority}
 
 
 class Door:
@@ -92,7 +94,8 @@ class Door:
         check_media(headers)
         length = content_length(headers)
         deadline = plane.clock.monotonic() + timeout_of(headers, self._request_timeout)
-        plane.admit(route.transport)
+        priority = priority_of(headers)
+        plane.admit(route.transport, priority)
         try:
             message = await receive()
             body = message.get("body", b"")
@@ -103,7 +106,15 @@ class Door:
             header_length = header_length_of(headers)
             answer = plane.infer(
                 InferenceCall(
-                    model, route.selector, route.codec, body, route.transport, request_id, deadline, header_length
+                    model,
+                    route.selector,
+                    route.codec,
+                    body,
+                    route.transport,
+                    request_id,
+                    deadline,
+                    header_length,
+                    priority=priority,
                 )
             )
             return answer if isinstance(answer, Answer) else await _while_connected(answer, receive)
@@ -206,6 +217,17 @@ def header_length_of(headers: Mapping[bytes, bytes]) -> int | None:
     if not text.isdigit() or len(text) > 12:
         raise InvalidInput("Inference-Header-Content-Length is not a whole number")
     return int(text)
+
+
+def priority_of(headers: Mapping[bytes, bytes]) -> Priority:
+    """``X-Request-Priority``: ``interactive``, which is the default, or ``batch``. ``InvalidInput`` otherwise."""
+    text = headers.get(b"x-request-priority")
+    if text is None:
+        return Priority.INTERACTIVE
+    priority = _PRIORITIES.get(text.lower())
+    if priority is None:
+        raise InvalidInput("X-Request-Priority must be interactive or batch")
+    return priority
 
 
 def timeout_of(headers: Mapping[bytes, bytes], limit: float) -> float:

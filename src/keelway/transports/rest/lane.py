@@ -1,7 +1,7 @@
 """Inference on the fast lane: what ``door.py`` does for a request that arrives in ASGI, for one that needs none.
 
 A head is judged once and its verdict kept, since the same few heads come again and again. Whatever is not plainly
-right (a wrong type, an unknown host, a body of unknown length, no permit left) takes the usual way, where ``door.py``
+right (a wrong type, an unknown host, a body of unknown length) takes the usual way, where ``door.py``
 says what is wrong with it.
 """
 
@@ -15,11 +15,20 @@ from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.fast_lane import Headers, Reply
 from keelway.errors import Cancelled, KeelwayError
+from keelway.guard.admission import overloaded
 from keelway.observe.request_ids import RequestIds
-from keelway.transports.rest.door import check_media, header_length_of, only_model, reply_headers, timeout_of
+from keelway.transports.rest.door import (
+    check_media,
+    header_length_of,
+    only_model,
+    priority_of,
+    reply_headers,
+    timeout_of,
+)
 from keelway.transports.rest.errors import HttpRefusal, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
+from keelway.types import Priority
 
 _REMEMBERED = 512
 #: A head of more bytes than that is judged anew each time.
@@ -34,6 +43,7 @@ class _Opening(NamedTuple):
     route: InferenceRoute
     seconds: float
     header_length: int | None
+    priority: Priority
 
 
 class InferenceLane:
@@ -62,7 +72,7 @@ class InferenceLane:
     def closing(self) -> bool:
         return self._closing()
 
-    def open(self, target: bytes, headers: Headers) -> InferenceExchange | None:
+    def open(self, target: bytes, headers: Headers) -> InferenceExchange | Refusal | None:
         """See ``keelway.edge.fast_lane.Lane``. Takes a permit."""
         key = (target, *headers)
         if key in self._verdicts:
@@ -73,8 +83,11 @@ class InferenceLane:
                 if len(self._verdicts) >= _REMEMBERED:
                     self._verdicts.clear()
                 self._verdicts[key] = opening
-        if opening is None or not self.plane.admission.try_enter():
+        if opening is None:
             return None
+        if not self.plane.admission.try_enter(opening.priority):
+            # Under overload most requests come here: to refuse one must cost less than to answer it.
+            return Refusal(self, opening)
         return InferenceExchange(self, opening, self.plane.clock.monotonic() + opening.seconds)
 
     def _judge(self, target: bytes, headers: Headers) -> _Opening | None:
@@ -89,13 +102,35 @@ class InferenceLane:
         try:
             self._origins.check(given, "POST")
             check_media(given)
-            return _Opening(route, timeout_of(given, self._request_timeout), header_length_of(given))
+            seconds = timeout_of(given, self._request_timeout)
+            return _Opening(route, seconds, header_length_of(given), priority_of(given))
         except (KeelwayError, HttpRefusal):
             return None
 
     def _fits(self, headers: Mapping[bytes, bytes]) -> bool:
         length = headers.get(b"content-length", b"")
         return length.isdigit() and len(length) < 16 and int(length) <= self._max_body_bytes
+
+
+class Refusal:
+    """A request for which no permit is left. Its body is read, so that the caller hears why, and forgotten."""
+
+    __slots__ = ("_lane", "_opening")
+
+    def __init__(self, lane: InferenceLane, opening: _Opening) -> None:
+        self._lane = lane
+        self._opening = opening
+
+    def answer(self, body: bytes) -> Reply:
+        error, route = overloaded(), self._opening.route
+        self._lane.plane.refused(route.transport, error)
+        return Reply(*error_reply(error, route.error_body, self._lane.ids.next()))
+
+    def settle(self, future: asyncio.Future[Answer]) -> Reply | None:
+        raise AssertionError("a refusal has no future")
+
+    def abandon(self) -> None:
+        """It holds nothing."""
 
 
 class InferenceExchange:
@@ -111,13 +146,21 @@ class InferenceExchange:
 
     def answer(self, body: bytes) -> Reply | asyncio.Future[Answer]:
         plane = self._lane.plane
-        route, _, header_length = self._opening
+        route, _, header_length, priority = self._opening
         self._request_id = request_id = self._lane.ids.next()
         try:
             model = route.model or only_model(plane.snapshot)
             answer = plane.infer(
                 InferenceCall(
-                    model, route.selector, route.codec, body, route.transport, request_id, self._deadline, header_length
+                    model,
+                    route.selector,
+                    route.codec,
+                    body,
+                    route.transport,
+                    request_id,
+                    self._deadline,
+                    header_length,
+                    priority=priority,
                 )
             )
         except KeelwayError as error:

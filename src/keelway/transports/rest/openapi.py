@@ -24,6 +24,7 @@ _FORMATS = {"FP32": "float", "FP64": "double"}
 #: Bytes in a row: text, or an object for what is no text.
 _B64 = {"properties": {"b64": {"type": "string"}}, "required": ["b64"], "additionalProperties": False}
 _TIMEOUT = {"$ref": "#/components/parameters/RequestTimeout"}
+_PRIORITY = {"$ref": "#/components/parameters/RequestPriority"}
 
 
 def openapi_document(models: Sequence[ServedModel]) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def predict_operation(name: str, served: ServedVersion) -> dict[str, Any]:
         "description": "Rows in, predictions out. Rows succeed or fail one by one: bad rows are answered beside the "
         "good ones, and only if all are bad is the request refused.",
         "tags": [name],
-        "parameters": [_TIMEOUT],
+        "parameters": [_TIMEOUT, _PRIORITY],
         "requestBody": _body(schema, None if example is None else {"instances": [example]}),
         "responses": {
             "200": _answer(
@@ -227,7 +228,7 @@ def infer_operation(name: str, served: ServedVersion) -> dict[str, Any]:
         "description": "Tensors in, tensors out, as JSON or as binary tensors behind it. The request succeeds or fails "
         "as a whole.",
         "tags": [name],
-        "parameters": [_TIMEOUT],
+        "parameters": [_TIMEOUT, _PRIORITY],
         "requestBody": _body({"$ref": f"#/components/schemas/{name}.Tensors"}, example),
         "responses": {
             "200": _answer("The outputs, as JSON or as binary tensors behind it.", f"{name}.Outputs"),
@@ -363,7 +364,13 @@ _PARAMETERS: dict[str, Any] = {
         "in": "header",
         "description": "Seconds the caller will wait, such as 0.25 or 250ms; the server's own limit still holds.",
         "schema": {"type": "string"},
-    }
+    },
+    "RequestPriority": {
+        "name": "X-Request-Priority",
+        "in": "header",
+        "description": "A batch request takes what interactive ones leave, and is refused before them.",
+        "schema": {"type": "string", "enum": ["interactive", "batch"], "default": "interactive"},
+    },
 }
 
 _SCHEMAS: dict[str, Any] = {

@@ -205,6 +205,7 @@ def model_document(model: ServedModel) -> dict[str, Any]:
         "versions": sorted(model.versions),
         "aliases": dict(model.aliases),
         "model_digest": default.model_digest,
+        "batching": default.metadata.get("batching"),
         "features": [
             {"name": feature.name, "datatype": feature.datatype, "nullable": feature.nullable}
             for feature in default.signature.features
