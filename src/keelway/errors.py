@@ -101,8 +101,15 @@ class RowsRefused(InvalidInput):
         """With the message of the first of ``errors``, one at least, and its position."""
         row, first = min(errors.items())
         refused = cls(f"row {row}: {first.message}", field=first.field, hint=first.hint)
-        refused.errors = errors
+        refused.errors = {position: bare(error) for position, error in errors.items()}
         return refused
+
+
+def bare(error: InvalidInput) -> InvalidInput:
+    """``error`` without where it was raised, for an error of a row. It travels in a request that the garbage collector
+    does not look at, and the frames of its traceback hold that request: a ring that nothing would ever free."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 class PayloadTooLarge(KeelwayError):

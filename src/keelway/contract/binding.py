@@ -16,7 +16,7 @@ import numpy as np
 
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.contract.values import base64_bytes, check_scalar, flatten, to_array
-from keelway.errors import InvalidInput, PayloadTooLarge
+from keelway.errors import InvalidInput, PayloadTooLarge, bare
 from keelway.types import (
     NUMPY_DTYPES,
     Array,
@@ -192,7 +192,7 @@ class Binding:
             except InvalidInput as error:
                 if atomic:
                     raise _at_row(error, position) from None
-                errors[position] = error
+                errors[position] = bare(error)
         if not kept:
             raise next(iter(errors.values()))
         inputs = self._assemble(kept)
