@@ -97,6 +97,10 @@ class Eigenvalues(nn.Module):
         return torch.linalg.eigvalsh(matrix @ matrix.transpose(1, 2))
 
 
+def half() -> tuple[nn.Module, Array]:
+    return nn.Linear(3, 2).to(torch.bfloat16), np.ones((4, 3), np.float32)
+
+
 def matrices() -> Array:
     return np.random.default_rng(0).normal(size=(16, 4, 4)).astype(np.float32)
 

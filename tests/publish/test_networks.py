@@ -106,6 +106,7 @@ def test_a_network_that_onnx_has_no_operator_for_is_kept_as_a_program(make: Make
         ("branch", ConversionRefused, "decides by the values of its tensors"),
         ("fixed", ConversionRefused, "answers 8 examples and raises RuntimeError on 2"),
         ("pooled", InvalidInput, "one entry for each example"),
+        ("half", InvalidInput, "computes in bfloat16"),
         ("counting", ConversionRefused, "differently when it is asked again"),
         ("mlp", InvalidInput, "without examples"),
         ("no_such", InvalidInput, "has no 'no_such'"),

@@ -115,6 +115,12 @@ class TorchNetwork:
             self.size = None
             names, exactly = _parameters(model, len(examples)), False
         self._floating = next((p.dtype for p in self._call.parameters() if p.dtype.is_floating_point), torch.float32)
+        if self._floating is torch.bfloat16:
+            raise InvalidInput(
+                f"{self.description} computes in bfloat16, which no tensor of a request holds",
+                field="file",
+                hint="let it compute in float32: model.float()",
+            )
         self.names = _matched(names, examples, exactly=exactly)
         self.inputs = tuple(self._spec(name, array) for name, array in self.named(examples).items())
 
