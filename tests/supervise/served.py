@@ -208,7 +208,7 @@ class Served:
 
     def workers(self) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children()
-        found = [child for child in children if "keelway.supervise.worker" in child.cmdline()]
+        found = [child for child in children if _is_worker(child)]
         self._seen |= {worker.pid: worker for worker in found}
         return found
 
@@ -324,3 +324,11 @@ def wait_workers(served: Served, count: int, patience: float = START) -> set[int
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Whether it is a worker, alive: one that has just ended has no command line any more."""
+    try:
+        return "keelway.supervise.worker" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
