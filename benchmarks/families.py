@@ -96,7 +96,7 @@ def _detector(folder: Path) -> Source:
     return Source(Path(spec.origin).parent / "models" / "ch_PP-OCRv4_det_infer.onnx")
 
 
-#: What the issue of speed asks of converted trees, and of small networks.
+#: How many times their framework converted trees and small networks have to be.
 TREES, SMALL = 20.0, 1.5
 
 FAMILIES: tuple[Family, ...] = (
@@ -157,7 +157,7 @@ def page(lines: Sequence[Line]) -> str:
     machine = here.machine()
     versions: dict[str, str] = {}
     for line in lines:
-        if line.report.format != "onnx" or line.family.framework != "ONNX":
+        if line.family.framework != "ONNX":  # that one names its operators' versions
             versions |= line.report.versions
     versions.pop("keelway", None)
     missed = [line for line in lines if not line.is_met]

@@ -204,7 +204,7 @@ def test_weights_alone_a_cut_file_and_one_that_nobody_trusts_are_refused(tmp_pat
     with pytest.raises(InvalidInput, match="without examples"):
         pushed(tmp_path / "model.pt2", None, tmp_path)
     whole = (tmp_path / "model.pt2").read_bytes()
-    (tmp_path / "model.pt2").write_bytes(whole.replace(b"archive_format", b"archive_format", 1)[:-200])
+    (tmp_path / "model.pt2").write_bytes(whole[:-200])
     with pytest.raises((CorruptArtifact, InvalidInput)):
         pushed(tmp_path / "model.pt2", table, tmp_path)
 

@@ -66,7 +66,7 @@ model = "detector"
 inputs = { x = "prepare.pixels" }
 
 [outputs]
-text = "detect.sigmoid_0.tmp_0"
+text = "detect.OUTPUT"
 """
 
 
@@ -98,7 +98,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         release(registry, blobs, "minilm", None, Source(minilm()), **WHO)
         release(registry, blobs, "detector", None, Source(detector()), **WHO)
         output = onnxruntime.InferenceSession(detector()).get_outputs()[0].name
-        (folder / "words.toml").write_text(DETECTOR.replace("sigmoid_0.tmp_0", output))
+        (folder / "words.toml").write_text(DETECTOR.replace("OUTPUT", output))
         for name in ("vision", "words"):
             release(registry, blobs, name, None, Source(folder / f"{name}.toml"), **WHO)
         names = ("minilm", "vision", "words", "efficientnet", "detector")
@@ -239,8 +239,7 @@ def test_the_detector_finds_text_where_it_stands_in_pictures_of_any_size(server:
         expected = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(given)})[0]
         assert found.shape == (1, picture.height, picture.width)
         assert np.abs(found - expected[0]).max() < 1e-4
-        words = found[0][round(0.2 * picture.width * 0.5) :, :] > 0.5
-        assert words.any()
+        assert (found[0] > 0.5).any()
         assert not (found[0][-picture.height // 8 :] > 0.5).any()
 
 

@@ -25,6 +25,7 @@ from keelway.publish.apart import run_apart
 from keelway.publish.examples import check_examples
 from keelway.publish.exchange import EstimatorRequest, EstimatorResult, FactoryRequest, MadeFile, NetworkResult
 from keelway.publish.network import TOLERANCE, judged_network, leave_examples, sample_arrays
+from keelway.publish.opening import is_booster
 from keelway.publish.report import Prepared
 from keelway.publish.rows import rows_of
 from keelway.publish.sklearn_file import TOLERANCE as ROWS_TOLERANCE
@@ -186,7 +187,7 @@ def _is_a(made: Any, library: str, name: str) -> bool:
 
 
 def _estimator(made: Any, request: FactoryRequest, folder: Path) -> EstimatorResult | None:
-    if not (_is_a(made, "sklearn.base", "BaseEstimator") or _is_booster(made)):
+    if not (_is_a(made, "sklearn.base", "BaseEstimator") or is_booster(made)):
         return None
     if not request.features:
         raise InvalidInput(
@@ -197,12 +198,6 @@ def _estimator(made: Any, request: FactoryRequest, folder: Path) -> EstimatorRes
     from keelway.publish.asking import ask_estimator
 
     return ask_estimator(_estimator_request(request.target, request.features, request.tolerance), folder, made)
-
-
-def _is_booster(made: Any) -> bool:
-    from keelway.publish.opening import is_booster
-
-    return is_booster(made)
 
 
 def _file(made: Any, folder: Path) -> MadeFile:
