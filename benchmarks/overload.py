@@ -3,23 +3,23 @@ model has a thread of its own, and on one core the server's own work would be ta
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 import uvloop
 
-from benchmarks import served
+from benchmarks import heavy, served
 from benchmarks.lineup import KEELWAY
 from benchmarks.lineup_batching import ALLOWED_MS, BATCH, BATCHING, SATURATION, TIMES
 from benchmarks.load import Refused
-from benchmarks.models import HEAVY, KEELWAY_COMMAND, Model
+from benchmarks.models import HEAVY, Model
 from benchmarks.openloop import Answered, drive
 from benchmarks.processes import Running, cores
 from benchmarks.results import Notebook
 from benchmarks.served import Bench
 
+#: Seconds of load that are not counted.
+_WARM_UP = 1.0
 _SETTINGS = {"KEELWAY_RUNTIME_SLOTS": "1", "KEELWAY_BATCHING_MAX_BATCH_SIZE": str(BATCH)}
 
 
@@ -31,10 +31,10 @@ def measure(bench: Bench) -> Notebook:
     every = ",".join(map(str, cores()))
     for turn in range(bench.rounds):
         print(f"round {turn + 1} of {bench.rounds}: overload", file=sys.stderr, flush=True)
-        capacity = capacity_of(model)
+        capacity = heavy.sustained(model.onnx, model.rows.iloc[:BATCH], bench.seconds)
         with served.started(one, Path(sys.executable), model, bench.scratch, every, _SETTINGS) as running:
             reply = served.check(one, running, model, 1)
-            served.apply(one, running, model, bench, SATURATION, reply, 1.0)
+            served.apply(one, running, model, bench, SATURATION, reply, _WARM_UP)
             rate = served.apply(one, running, model, bench, SATURATION, reply, bench.seconds).rate
             notebook.add("saturation", KEELWAY, capacity=capacity, rate=rate)
             offered = TIMES * capacity
@@ -43,22 +43,12 @@ def measure(bench: Bench) -> Notebook:
     return notebook
 
 
-def capacity_of(model: Model) -> float:
-    """Rows a second of the model in runs of ``BATCH`` rows, without a server, now."""
-    command = [str(KEELWAY_COMMAND), "show", HEAVY, "--measure", "--json"]
-    shown = subprocess.run(command, cwd=model.registry, check=True, capture_output=True, timeout=60)
-    points = dict(json.loads(shown.stdout)["batching"]["curve"]["points"])
-    if BATCH not in points:
-        raise Refused(f"runs of {BATCH} rows were not measured: is the machine idle?")
-    return float(BATCH / points[BATCH])
-
-
 async def _overload(running: Running, model: Model, rate: float, seconds: float) -> Answered:
     one = served.keelway_of(BATCHING)
     content, headers = one.format.write(model.rows.iloc[:1])
     lines = [f"POST {one.path} HTTP/1.1", "Host: 127.0.0.1", f"X-Request-Timeout: {ALLOWED_MS}ms"]
     lines += [f"{name}: {value}" for name, value in headers.items()] + [f"Content-Length: {len(content)}", "", ""]
-    return await drive(running.ports["http"], "\r\n".join(lines).encode() + content, rate, seconds)
+    return await drive(running.ports["http"], "\r\n".join(lines).encode() + content, rate, seconds, warm_up=_WARM_UP)
 
 
 def values(found: Answered, offered: float, seconds: float) -> dict[str, float]:

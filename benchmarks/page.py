@@ -199,8 +199,9 @@ def _overload(section: Section) -> Iterator[str]:
     shares = [f"{name} {spread(values('overload', name)).median:.1%}" for name in ("refused", "late", "unsent")]
     yield "## At the limit and beyond"
     yield (
-        f"The model does {capacity:,.0f} rows a second in runs of {overload.BATCH}, without a server. Served on all "
-        f"cores with one slot, over {overload.SATURATION.connections} connections: {rate:,.0f} requests a second."
+        f"The model does {capacity:,.0f} rows a second in runs of {overload.BATCH}, in a bare loop without a server. "
+        f"Served on all cores with one slot, over {overload.SATURATION.connections} connections: {rate:,.0f} requests "
+        "a second."
     )
     offered = (
         f"Of {overload.TIMES:g} × as many requests as it can answer, each with {overload.ALLOWED_MS} ms, at least "

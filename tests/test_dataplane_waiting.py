@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import logging
 import threading
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import Executor
 from typing import Any
 
 import pytest
-from tests.line import VERSION, Line, assert_one_outcome, boom, one_worker, run
+from tests.line import VERSION, Line, assert_one_outcome, boom, one_worker, run, scores
 
 from keelway.dataplane import Answer
-from keelway.errors import DeadlineExceeded, ModelFailed, NotFound
+from keelway.errors import DeadlineExceeded, KeelwayError, ModelFailed, NotFound
 from keelway.routing.snapshot import ServingSnapshot
 from keelway.types import Array
 
@@ -51,6 +53,34 @@ def test_work_whose_time_ran_out_in_the_queue_is_not_run() -> None:
 
     with one_worker() as executor:
         run(scenario(executor))
+
+
+@pytest.mark.parametrize("answer", ["right", "refused", "failed"])
+def test_a_request_that_waited_is_forgotten_without_the_collector(answer: str) -> None:
+    # A cycle for each request, and the collector stops all others at the worst moment to find them.
+    def left() -> int:
+        return sum(type(thing).__name__ in ("_Passage", "_Sharing") for thing in gc.get_objects())
+
+    async def scenario(executor: Executor) -> None:
+        line = Line(boom if answer == "failed" else scores, executor=executor)
+        for _ in range(20):
+            try:
+                await (line.later(b"words") if answer == "refused" else line.later())
+                assert answer == "right"
+            except KeelwayError as error:
+                error.__traceback__ = None  # as at the end of whoever has written the reply
+        await line.assert_idle()
+        assert left() == 0
+
+    logging.disable()  # what pytest keeps of the log keeps the frames of errors
+    gc.collect()
+    gc.disable()
+    try:
+        with one_worker() as executor:
+            run(scenario(executor))
+    finally:
+        gc.enable()
+        logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("in_thread", [False, True])

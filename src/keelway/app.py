@@ -57,6 +57,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("keelway.app")
 
+#: Objects that may be made and not freed before the collector looks. A request leaves no cycle behind; what sets it off
+#: at its own, much lower number is a crowd of new connections, and then it stops all of them to find nothing.
+_COLLECT_AFTER = 20_000
+
 
 class App:
     """One server process. ``run`` returns after a clean drain."""
@@ -144,6 +148,7 @@ class App:
                     # What stands now stays: looking through it again and again would only delay requests.
                     gc.collect()
                     gc.freeze()
+                    gc.set_threshold(_COLLECT_AFTER, 10, 10)
                     if berth is None:  # a worker is told
                         background.append(asyncio.create_task(self._fleet.follow(self.settings.registry.poll_interval)))
                     on_listening(Addresses(f"http://{address_of(listener)}", grpc_address))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -20,10 +20,10 @@ from keelway.cache.answers import OWN_RUN, STATUS, AnswerCache, Seen
 from keelway.cache.entries import Entry
 from keelway.cache.flight import Flight
 from keelway.clock import Clock
-from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound, RowsRefused
+from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound, RowsRefused, bare
 from keelway.guard.admission import Admission
 from keelway.guard.validation import is_atomic, without_refused
-from keelway.observe.metrics import ServingMetrics, VersionMeters
+from keelway.observe.metrics import ServingMetrics
 from keelway.observe.records import RecordRing
 from keelway.ports import Codec, Encoded
 from keelway.routing.snapshot import Batches, ServedVersion, ServingSnapshot
@@ -38,7 +38,6 @@ from keelway.types import (
     Principal,
     Priority,
     Tensor,
-    TensorRequest,
 )
 
 log = logging.getLogger("keelway.dataplane")
@@ -88,6 +87,16 @@ class _Passage(msgspec.Struct):
     flight: Flight | None = None
 
 
+class _Sharing(NamedTuple):
+    """A request whose rows share a run, and the answer that waits for it. Never leaves this module."""
+
+    passage: _Passage
+    version: ServedVersion
+    request: InferenceRequest
+    batcher: Batches
+    answer: asyncio.Future[Answer]
+
+
 class DataPlane:
     """``snapshot`` is replaced whole by the hosting side; a request that has read it keeps the one it read."""
 
@@ -105,7 +114,6 @@ class DataPlane:
         self._metrics = metrics
         self._records = records
         self._cache = cache
-        self._meters: dict[tuple[str, str], VersionMeters] = {}
         self._count = 0
 
     def admit(self, transport: str, priority: Priority = Priority.INTERACTIVE) -> None:
@@ -119,7 +127,7 @@ class DataPlane:
     def refused(self, transport: str, error: KeelwayError) -> None:
         """Count a request that was refused before it reached a model."""
         self._metrics.counter("ml_requests_shed_total").labels("limit").inc()
-        self._meters_of(None).answered(transport, error.code, 0.0)
+        self._metrics.of().answered(transport, error.code, 0.0)
 
     def infer(self, call: InferenceCall) -> Answer | Awaitable[Answer]:
         """Answer an admitted call. Raises ``KeelwayError`` only; any other exception of a stage becomes one.
@@ -137,7 +145,7 @@ class DataPlane:
             bound = version.binding.bind(request)
             self._mark(passage)
             passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
-            passage.wanted = wanted_outputs(request, version)
+            passage.wanted = version.wanted_outputs(request)
             self._mark(passage)
             while True:
                 try:
@@ -230,41 +238,43 @@ class DataPlane:
         deadline. Raises ``Overloaded`` where it has no room or no time."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         passage.shares = True
-        wanted, when = passage.wanted, (passage.call.deadline, passage.call.priority)
-
-        def submit(bound: BoundRequest) -> None:
-            share = Share(bound.inputs, bound.rows or 1, wanted, partial(settle, bound), answer.cancelled, *when)
-            version.usage.begin()
-            try:
-                leave = batcher.submit(share)
-            except KeelwayError:
-                version.usage.end()
-                raise
-            if leave is not None:
-                answer.add_done_callback(leave)
-
-        def settle(bound: BoundRequest, outcome: Outcome) -> None:
-            version.usage.end()
-            if answer.cancelled():
-                self._observe(passage, "CANCELLED")
-                return
-            if isinstance(outcome, RowsRefused):
-                try:
-                    submit(self._without(passage, request, bound, outcome))
-                except Exception as error:  # noqa: BLE001 - as in infer
-                    answer.set_exception(self._failure(passage, error))
-                return
-            try:
-                if isinstance(outcome, Exception):
-                    self._fail(passage, outcome)
-                answer.set_result(self._finish(passage, version, request, bound, outcome))
-            except KeelwayError as error:
-                answer.set_exception(error)
-            except Exception as error:  # noqa: BLE001 - as in infer
-                answer.set_exception(self._failure(passage, error))
-
-        submit(bound)
+        self._submit(_Sharing(passage, version, request, batcher, answer), bound)
         return answer
+
+    def _submit(self, sharing: _Sharing, bound: BoundRequest) -> None:
+        passage, version, _, batcher, answer = sharing
+        # Methods and partials, not functions within: those would know each other, a cycle for each request, and what
+        # collects them stops all others meanwhile.
+        settle = partial(self._settle_share, sharing, bound)
+        call = passage.call
+        share = Share(
+            bound.inputs, bound.rows or 1, passage.wanted, settle, answer.cancelled, call.deadline, call.priority
+        )
+        version.usage.begin()
+        try:
+            leave = batcher.submit(share)
+        except KeelwayError:
+            version.usage.end()
+            raise
+        if leave is not None:
+            answer.add_done_callback(leave)
+
+    def _settle_share(self, sharing: _Sharing, bound: BoundRequest, outcome: Outcome) -> None:
+        passage, version, request, _, answer = sharing
+        version.usage.end()
+        if answer.cancelled():
+            self._observe(passage, "CANCELLED")
+            return
+        try:
+            if isinstance(outcome, RowsRefused):
+                self._submit(sharing, self._without(passage, request, bound, outcome))
+                return
+            if not isinstance(outcome, Exception):
+                answer.set_result(self._finish(passage, version, request, bound, outcome))
+                return
+        except Exception as error:  # noqa: BLE001 - as in infer
+            outcome = error
+        answer.set_exception(self._failure(passage, outcome))
 
     def _later(
         self,
@@ -353,7 +363,12 @@ class DataPlane:
         return Answer(encoded, version, STATUS[passage.cache])
 
     def _fail(self, passage: _Passage, error: Exception) -> NoReturn:
-        raise self._failure(passage, error) from None
+        failure = self._failure(passage, error)
+        try:
+            raise failure from None
+        finally:
+            # An error keeps the frames that it came through, and this one would keep the error.
+            del failure, error
 
     def _failure(self, passage: _Passage, error: Exception) -> KeelwayError:
         """The error for the caller, once it is logged and counted."""
@@ -361,9 +376,10 @@ class DataPlane:
             log.error(
                 "a stage raised %s", type(error).__name__, exc_info=error, extra={"request_id": passage.call.request_id}
             )
+            bare(error)
             error = ModelFailed("the model could not answer this request")
         self._observe(passage, error.code, error)
-        return error
+        return bare(error)
 
     def _observe(self, passage: _Passage, code: str, error: KeelwayError | None = None) -> None:
         """Metrics and the record of one request. Never raises, never waits."""
@@ -372,7 +388,7 @@ class DataPlane:
         call, version, bound = passage.call, passage.version, passage.bound
         now = self.clock.monotonic()
         duration = now - passage.started
-        meters = self._meters_of(version)
+        meters = self._metrics.of(version)
         meters.answered(call.transport, code, duration)
         if version is not None and (code == "OK" or code == "DEADLINE_EXCEEDED"):
             self.admission.answered(version.model_digest, duration, call.deadline - passage.started, now)
@@ -413,15 +429,6 @@ class DataPlane:
         if passage.times is not None:
             passage.times.append(self.clock.monotonic())
 
-    def _meters_of(self, version: ServedVersion | None) -> VersionMeters:
-        """Meters of a version, or those of requests that never reached one, under empty labels."""
-        key = (version.name, version.version) if version else ("", "")
-        meters = self._meters.get(key)
-        if meters is None:
-            fields = [feature.name for feature in version.signature.features] if version else []
-            meters = self._meters[key] = VersionMeters(self._metrics, *key, fields)
-        return meters
-
 
 def authorise(principal: Principal, version: ServedVersion) -> None:
     """Without scope, a forbidden model looks like an unknown one."""
@@ -434,12 +441,3 @@ def target(call: InferenceCall, request: InferenceRequest) -> tuple[str, str | N
     if call.model or isinstance(request, ColumnRequest):
         return call.model, call.selector
     return request.model, request.selector
-
-
-def wanted_outputs(request: InferenceRequest, version: ServedVersion) -> tuple[str, ...]:
-    """The outputs to compute, in the caller's order; all when it named none."""
-    if not isinstance(request, TensorRequest) or not request.outputs:
-        return version.output_names
-    names = tuple(output.name for output in request.outputs)
-    version.check_outputs(names)
-    return names

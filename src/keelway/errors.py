@@ -31,6 +31,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import TypeVar
+
+Raised = TypeVar("Raised", bound=Exception)
 
 
 class ErrorCode(StrEnum):
@@ -105,9 +108,9 @@ class RowsRefused(InvalidInput):
         return refused
 
 
-def bare(error: InvalidInput) -> InvalidInput:
-    """``error`` without where it was raised, for an error of a row. It travels in a request that the garbage collector
-    does not look at, and the frames of its traceback hold that request: a ring that nothing would ever free."""
+def bare(error: Raised) -> Raised:
+    """``error`` without where it was raised: the frames of its traceback hold the request, and a request that holds its
+    error is a ring. The garbage collector would stop all others to find it, and does not look into all that travels."""
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error
 

@@ -76,6 +76,33 @@ def test_a_large_request_lets_small_ones_pass_between_its_runs() -> None:
     assert small.seconds() <= 3.01 * LINEAR.seconds(4)
 
 
+def test_a_thread_goes_on_with_a_full_run_before_the_loop_hears_of_the_last_one() -> None:
+    scene = Scene(max_rows=4)
+    scene.world.deaf = 0.002
+    callers = [scene.ask(*range(4)) for _ in range(3)]
+    scene.world.live()
+    assert scene.sizes == [4, 4, 4]
+    assert callers[1].seconds() == pytest.approx(2 * LINEAR.seconds(4) + 0.002)
+    assert callers[2].seconds() == pytest.approx(3 * LINEAR.seconds(4) + 0.002)
+
+
+def test_a_run_that_is_not_full_is_not_chosen_before_a_slot_is_free() -> None:
+    scene = Scene(max_rows=4)
+    scene.ask(0)
+    scene.ask(1)
+    scene.world.call_later(0.001, lambda: scene.ask(2))
+    scene.world.live()
+    assert scene.sizes == [1, 2]
+
+
+def test_the_run_that_is_next_for_a_slot_counts_in_what_a_new_request_waits_for() -> None:
+    scene = Scene(max_rows=4)
+    for _ in range(2):
+        scene.ask(*range(4))
+    assert scene.ask(8, deadline=1.9 * LINEAR.seconds(4)).refused is not None
+    assert scene.ask(8, deadline=2.1 * LINEAR.seconds(4) + LINEAR.seconds(1)).refused is None
+
+
 def test_other_shapes_and_outputs_never_share_a_run() -> None:
     scene = Scene()
     scene.ask(0)
@@ -183,14 +210,14 @@ def test_batch_requests_take_what_interactive_ones_leave_and_make_room_for_them(
     scene = Scene(max_rows=2, max_queue_rows=4)
     scene.ask(0)
     batch = [scene.ask(value, priority=Priority.BATCH) for value in (1, 2, 3)]
-    interactive = [scene.ask(value) for value in (11, 12, 13)]
+    interactive = [scene.ask(value) for value in (11, 12, 13, 14, 15)]
     assert scene.ask(4, priority=Priority.BATCH).refused is not None
     scene.world.live()
     assert all(caller.answered for caller in interactive)
     assert [caller.answered for caller in batch] == [True, False, False]
     assert all(isinstance(outcome(caller), Overloaded) for caller in batch[1:])
     assert scene.meters.refused == ["displaced", "displaced", "queue_full"]
-    assert [run.tolist() for run in scene.model.runs] == [[0], [11, 12], [13, 1]]
+    assert [run.tolist() for run in scene.model.runs] == [[0], [11, 12], [13, 14], [15, 1]]
 
 
 def test_batch_requests_leave_the_last_slot_to_who_may_come() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -39,6 +41,9 @@ class World:
         self._events: list[tuple[float, int, Handle, Callable[..., Any], tuple[Any, ...]]] = []
         self._order = count()
         self.run_ends = 0.0
+        #: Seconds after which the loop hears of what a thread has posted.
+        self.deaf = 0.0
+        self.thread_is_free: Callable[[], None] = lambda: None
 
     def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> Handle:
         handle = Handle()
@@ -49,7 +54,9 @@ class World:
     def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any) -> Handle:
         """A worker thread posts the end of its run, which is as much later as the model took."""
         took, self.run_ends = self.run_ends, 0.0
-        return self.call_later(took, callback, *args)
+        # The thread goes on with what was given to it before anybody hears of the end.
+        self.call_later(took, self.thread_is_free)
+        return self.call_later(took + self.deaf, callback, *args)
 
     def live(self, until: float = math.inf, after: Callable[[], None] = lambda: None) -> None:
         """Until nothing is to happen any more; ``after`` looks at the world after each event."""
@@ -63,11 +70,26 @@ class World:
 
 
 class Threads(Executor):
-    """Runs at once; what it posts arrives when the run would have ended."""
+    """So many runs at a time; what one posts arrives when it would have ended."""
+
+    def __init__(self, world: World, slots: int) -> None:
+        self._free = slots
+        self._given: deque[Callable[[], Any]] = deque()
+        world.thread_is_free = self._is_free
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        fn(*args, **kwargs)
+        self._given.append(partial(fn, *args, **kwargs))
+        self._run()
         return Future()
+
+    def _run(self) -> None:
+        if self._free and self._given:
+            self._free -= 1
+            self._given.popleft()()
+
+    def _is_free(self) -> None:
+        self._free += 1
+        self._run()
 
 
 class Model:
@@ -163,4 +185,6 @@ LINEAR = Curve(((1, 0.0022), (2, 0.0024), (4, 0.0028), (8, 0.0036), (16, 0.0052)
 
 def batcher_of(world: World, model: Model, meters: Meters | None = None, **options: Any) -> SlotBatcher:
     given: dict[str, Any] = {"slots": 1, "max_rows": 32, "curve": LINEAR, **options}
-    return SlotBatcher(model.run, Threads(), world.clock, meters or Meters(), loop=lambda: world, **given)
+    return SlotBatcher(
+        model.run, Threads(world, given["slots"]), world.clock, meters or Meters(), loop=lambda: world, **given
+    )

@@ -1,4 +1,5 @@
-"""The queue of a model that runs in worker threads: a free slot takes all that is waiting and fits, at once.
+"""The queue of a model that runs in worker threads: a free slot takes all that is waiting and fits, at once. A full run
+is chosen while the slots are still busy.
 
 Nobody waits for a batch to fill unless a delay is asked for: a lone request starts when it comes. What shares a run,
 and who is refused because there is no time, is decided in ``policy.py``; here is the state. Everything but ``_work`` is
@@ -65,6 +66,7 @@ class _Request(Pending):
 class _Running(msgspec.Struct, eq=False):
     parts: list[tuple[_Request, Part]]
     rows: int
+    #: When it began; of a run that is next in line for a slot, when it should.
     began: float
     expected: float
 
@@ -174,12 +176,19 @@ class SlotBatcher:
 
     def _line(self, priority: Priority, now: float) -> Line:
         """What is ahead of a request of ``priority``: those of its own class, and of the classes before it."""
-        free = len(self._running) < self._slots_for(priority)
-        ends = [run.began + run.expected - now for run in self._running]
-        # A run that takes longer than it should ends any moment, but it has not ended.
-        until_free = 0.0 if free else max(min(ends), 1e-6)
+        slots = self._slots_for(priority)
+        until_free = 0.0 if len(self._running) < slots else self._until_free(now)
         rows, cost = sum(self._rows[: priority + 1]), sum(self._cost[: priority + 1])
-        return Line(until_free, cost * self._pace.factor, rows, self._slots_for(priority))
+        return Line(until_free, cost * self._pace.factor, rows, slots)
+
+    def _until_free(self, now: float) -> float:
+        """Seconds until a slot is free that is not promised to the run that is next in line for one."""
+        # A run that takes longer than it should ends any moment, but it has not ended.
+        ends = sorted(max(run.began + run.expected - now, 1e-6) for run in self._running[: self._slots])
+        for run in self._running[self._slots :]:
+            ends[0] += run.expected
+            ends.sort()
+        return ends[0]
 
     def _slots_for(self, priority: Priority) -> int:
         """Batch requests leave the last slot to who may come."""
@@ -188,17 +197,35 @@ class SlotBatcher:
     # What runs next
 
     def _start_what_can(self, now: float) -> None:
-        while len(self._running) < self._slots:
+        """Fill the free slots. Behind full ones, one run more is given to the threads if it is as large as it may be: a
+        thread that ends a run goes on with it at once, and does not wait for this loop, which holds the interpreter's
+        lock while it reads and writes."""
+        while True:
+            busy = len(self._running) >= self._slots
             kind = self._next_kind()
-            if kind is None or self._holds(kind, now):
+            if kind is None or (not self._may_be_next(kind) if busy else self._holds(kind, now)):
                 return
-            last_slot = len(self._running) + 1 == self._slots
-            pressed = last_slot and self.waiting_rows > (self._pace.max_rows or 1)
-            parts, late = compose(self._in_line(kind), self._pace, now, pressed=pressed)
+            begins = now + self._until_free(now) if busy else now
+            pressed = len(self._running) + 1 >= self._slots and self.waiting_rows > (self._pace.max_rows or 1)
+            parts, late = compose(self._in_line(kind), self._pace, begins, pressed=pressed)
             for request in late:
                 self._meters.shed("late")
                 self._settle(request, Overloaded("there is no time left to answer; try again", retry_after=0.1))
-            self._start(parts, now)
+            self._start(parts, now, begins)
+
+    def _may_be_next(self, kind: tuple[object, ...]) -> bool:
+        """Whether a run of ``kind`` may be chosen before a slot is free: nobody who comes later could join it, and none
+        is chosen yet. Whoever comes goes before batch requests, and between the runs of a large one."""
+        if len(self._running) != self._slots or kind not in self._queues[Priority.INTERACTIVE]:
+            return False
+        missing = most = self._pace.max_rows or 1
+        for request in self._queues[Priority.INTERACTIVE][kind].values():
+            missing -= request.left
+            if request.left > most > 1:
+                return False
+            if missing <= 0:
+                return True
+        return False
 
     def _next_kind(self) -> tuple[object, ...] | None:
         """The kind whose first interactive request came first; without one, that of the first batch request, if it may
@@ -232,7 +259,7 @@ class SlotBatcher:
         self._held = None
         self._start_what_can(self._clock.monotonic())
 
-    def _start(self, chosen: Sequence[tuple[_Request, int]], now: float) -> None:
+    def _start(self, chosen: Sequence[tuple[_Request, int]], now: float, begins: float) -> None:
         parts = []
         for request, rows in chosen:
             self._count(request, -1)
@@ -241,10 +268,10 @@ class SlotBatcher:
             request.runs += 1
             if not request.started:
                 request.started = True
-                self._meters.waited(now - request.since)
+                self._meters.waited(begins - request.since)
             self._put_back(request)
         rows = sum(part.rows for _, part in parts)
-        running = _Running(parts, rows, now, self._pace.seconds(rows))
+        running = _Running(parts, rows, begins, self._pace.seconds(rows))
         self._running.append(running)
         try:
             self._executor.submit(self._work, running, self._loop())
@@ -269,7 +296,7 @@ class SlotBatcher:
 
     def _work(self, running: _Running, loop: Loop) -> None:
         """The whole run, in a slot. Whatever happens, the loop hears of it."""
-        now = self._clock.monotonic()
+        running.began = now = self._clock.monotonic()
         made: list[Outcome] = [_skipped(request, now) for request, _ in running.parts]
         alive = [place for place, outcome in enumerate(made) if outcome is _TO_RUN]
         parts = [running.parts[place][1] for place in alive]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
 from keelway import __version__
+from keelway.contract.signature import ModelSignature
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE = (0.000002, 0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.01, 0.1, 1.0)
@@ -124,6 +125,19 @@ METRICS: Final = (
 )
 
 
+class Version(Protocol):
+    """What is needed of a served version."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def signature(self) -> ModelSignature: ...
+
+
 class ServingMetrics:
     """All metrics of one server, in a registry of their own."""
 
@@ -134,6 +148,7 @@ class ServingMetrics:
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
+        self._versions: dict[tuple[str, str], VersionMeters] = {}
         for metric in METRICS:
             name, text, labels = metric.name, metric.help, metric.labels
             match metric.kind:
@@ -157,6 +172,15 @@ class ServingMetrics:
 
     def histogram(self, name: str) -> Histogram:
         return self._histograms[name]
+
+    def of(self, version: Version | None = None) -> VersionMeters:
+        """Meters of a version; without one those of requests that never reached any, under empty labels."""
+        key = (version.name, version.version) if version else ("", "")
+        meters = self._versions.get(key)
+        if meters is None:
+            fields = [feature.name for feature in version.signature.features] if version else []
+            meters = self._versions[key] = VersionMeters(self, *key, fields)
+        return meters
 
     def render(self) -> bytes:
         """The Prometheus text format, version 0.0.4."""

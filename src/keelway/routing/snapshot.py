@@ -16,7 +16,7 @@ from keelway.contract.binding import Binding
 from keelway.contract.signature import ModelSignature
 from keelway.errors import InvalidInput, NotFound, Unavailable
 from keelway.ports import Runtime
-from keelway.types import BoundRequest, OutputRoles
+from keelway.types import BoundRequest, InferenceRequest, OutputRoles, TensorRequest
 
 
 class Validates(Protocol):
@@ -97,6 +97,14 @@ class ServedVersion:
     def platform(self) -> str:
         """What the Open Inference Protocol calls the platform of a model."""
         return f"keelway_{self.metadata['runtime']}"
+
+    def wanted_outputs(self, request: InferenceRequest) -> tuple[str, ...]:
+        """The outputs to compute, in the caller's order; all when it named none."""
+        if not isinstance(request, TensorRequest) or not request.outputs:
+            return self.output_names
+        names = tuple(output.name for output in request.outputs)
+        self.check_outputs(names)
+        return names
 
     def check_outputs(self, names: tuple[str, ...]) -> None:
         """``InvalidInput`` naming the model's outputs if one of ``names`` is not among them, or is there twice: one

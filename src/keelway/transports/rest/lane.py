@@ -173,12 +173,18 @@ class InferenceExchange:
 
     def settle(self, future: asyncio.Future[Answer]) -> Reply | None:
         self._lane.plane.admission.leave()
-        try:
-            return self._answered(future.result())
-        except (asyncio.CancelledError, Cancelled):
+        if future.cancelled():
             return None
-        except KeelwayError as error:
-            return self._refused(error)
+        # Asked for, not raised: an error that is raised here keeps this frame, and with it the future, which
+        # keeps the error.
+        error = future.exception()
+        if error is None:
+            return self._answered(future.result())
+        if isinstance(error, Cancelled):
+            return None
+        if not isinstance(error, KeelwayError):
+            raise error
+        return self._refused(error)
 
     def abandon(self) -> None:
         self._lane.plane.admission.leave()
