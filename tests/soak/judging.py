@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -73,8 +74,11 @@ def judge(question: Question, told: Told, waited: float, struck: bool) -> tuple[
                 return Outcome.GUILTY, ""
         case "UNAVAILABLE":
             return Outcome.REFUSED, ""
-        case "DEADLINE_EXCEEDED" if question.deadline is not None or waited > 0.9 * LIMIT:
+        case "DEADLINE_EXCEEDED" if question.deadline is not None:
             return Outcome.REFUSED, ""
+        case "DEADLINE_EXCEEDED" if waited > 0.9 * LIMIT:
+            # Queues are far shorter than that: it was lost, and the server's own limit has only ended it.
+            return Outcome.HUNG, f"given up by the server after {waited:.1f} s"
     return Outcome.UNEXPECTED, f"{told.code} after {waited:.3f} s: {told.detail}"
 
 
@@ -104,7 +108,7 @@ def _equal(found: Array, expected: Array) -> bool:
 
 
 class Tally:
-    """Outcomes by lane (server, format and model), from any thread; the first few harms in words."""
+    """Outcomes by lane (server, format and model), from any thread; the first few harms of each kind in words."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -122,8 +126,8 @@ class Tally:
                 if outcome is Outcome.RIGHT:
                     self.slowest = max(self.slowest, waited)
                     self.versions[f"{lane.rpartition(' ')[2]} {told.version}"] += 1
-            if outcome in HARM and len(self.harms) < _SHOWN:
-                self.harms.append(f"{outcome}: {lane}: {reason}")
+            if outcome in HARM and self._total(outcome) <= _SHOWN:
+                self.harms.append(f"{time.strftime('%H:%M:%S')} {outcome}: {lane}: {reason}")
 
     def totals(self) -> dict[str, int]:
         with self._lock:
