@@ -60,7 +60,11 @@ def summary(soaked: Soaked, seed: int) -> dict[str, Any]:
         "trouble": soaked.faults.failed,
     }
     failed = report.failures(soaked.tally, lives, others)
-    more: dict[str, Any] = {"faults": dict(soaked.faults.done), "logged": dict(soaked.logged)}
+    more: dict[str, Any] = {
+        "faults": dict(soaked.faults.done),
+        "logged": dict(soaked.logged),
+        "events": soaked.faults.events,
+    }
     more["counted"] = {name: counted(page) for name, page in soaked.pages.items()}
     return report.document(seed, soaked.seconds, soaked.tally, lives, failed, more)
 

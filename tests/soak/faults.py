@@ -55,6 +55,8 @@ class Faults:
         self.now: dict[str, str] = {}
         self.champion = VERSIONS[0]
         self.failed: list[str] = []
+        #: What befell the workers, and when.
+        self.events: list[str] = []
         self._shop = shop
         self._valkey = valkey
         self._wire = wire
@@ -151,6 +153,7 @@ class Faults:
                 self.now["workers"] = "reload"
                 self._workers.served.signal(signal.SIGHUP)
                 self.done["workers reloaded"] += 1
+                self._note("workers reloaded")
             self._over.wait(3.0)
             self.now.pop("workers", None)
 
@@ -160,6 +163,10 @@ class Faults:
         self._workers.kills.append(time.monotonic())
         kill(random.choice(victims).pid)
         self.done["worker killed"] += 1
+        self._note("worker killed")
+
+    def _note(self, event: str) -> None:
+        self.events.append(f"{time.strftime('%H:%M:%S')} {event}")
 
     def promote(self, random: Random) -> None:
         while not self._over.wait(3 + 6 * random.random()):

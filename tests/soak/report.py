@@ -69,6 +69,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield "  no process lived long enough to be judged"
     for words, count in found["logged"].items():
         yield f"logged {count:,} ×: {words}"
+    if found["harms"]:
+        yield f"events: {', '.join(found['events'])}"
     for harm in found["harms"]:
         yield f"harm: {harm}"
     for failure in found["failures"]:

@@ -197,12 +197,18 @@ def test_a_soak_that_has_shown_nothing_fails() -> None:
 
 def test_the_report_says_what_was_found_and_by_what_measure() -> None:
     failed = report.failures(tally(Outcome.WRONG), [FLAT, LEAK], {})
-    more = {"faults": {"worker killed": 3}, "logged": {"single: oh": 2}, "counted": {"single": {"runs": 5}}}
+    more = {
+        "faults": {"worker killed": 3},
+        "logged": {"single: oh": 2},
+        "events": ["12:00:00 worker killed"],
+        "counted": {"single": {"runs": 5}},
+    }
     page = report.text(report.document(11, 600.0, tally(Outcome.WRONG), [FLAT, LEAK], failed, more))
     for part in (
         "seed 11, 600 s",
         "1 wrong",
         "3 worker killed",
+        "events: 12:00:00 worker killed",
         f"below {MOST_MIB:g} MiB or 3%",
         "logged 2 ×: single: oh",
         " wrong: workers json m: why",
