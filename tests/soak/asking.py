@@ -169,8 +169,6 @@ class Channel:
             return Told("SILENT", detail=error.details())
         if code == "UNAVAILABLE" and "grpc-retry-pushback-ms" not in trailing:
             return Told("BROKEN", detail=error.details())
-        if code == "CANCELLED":  # nobody here cancels: the library ends some calls so when their connection ends
-            return Told("BROKEN", detail="CANCELLED")
         return Told(code, detail=f"{error.details()}"[:200])
 
 
