@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check bench models docs wire lock lock-peers clean
+.PHONY: help install demo test test-slow check bench soak models docs wire lock lock-peers clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -50,6 +50,9 @@ check: $(VENV)/.installed ## format, lint, types, dependency rule, generated fil
 
 bench: $(VENV)/.installed $(VENV)/.demo ## measure beside other servers, and write docs/benchmarks.md (ARGS=--help)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/.installed ## load servers for ten minutes while things go wrong, check every answer (ARGS=--help)
+	$(BIN)/python -m tests.soak $(ARGS)
 
 models: $(VENV)/.installed $(VENV)/.models ## push a model of every family, and write docs/models.md (ARGS=--help)
 	$(BIN)/python -m benchmarks.families $(or $(ARGS),--write docs/models.md)

@@ -30,7 +30,11 @@ class Valkey:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Valkey:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # Ctrl-C among them
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,10 +89,13 @@ class SlowWire:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for one in (self._listener, *self._open):
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._threads[0].join(20)
+        for one in self._open.copy():
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-            one.close()
         for thread in self._threads:
             thread.join(20)
 
@@ -104,10 +111,19 @@ class SlowWire:
                 near.close()
                 continue
             self._open += [near, far]
-            for source, sink, slow in ((near, far, False), (far, near, True)):
-                thread = threading.Thread(target=self._carry, args=(source, sink, slow))
-                self._threads.append(thread)
-                thread.start()
+            thread = threading.Thread(target=self._join, args=(near, far))
+            self._threads = [one for one in self._threads if one.is_alive()] + [thread]
+            thread.start()
+
+    def _join(self, near: socket.socket, far: socket.socket) -> None:
+        """Carry both ways until both have ended, and close the two: who uses the wire for long opens many."""
+        there = threading.Thread(target=self._carry, args=(near, far, False))
+        there.start()
+        self._carry(far, near, True)
+        there.join()
+        for one in (near, far):
+            self._open.remove(one)
+            one.close()
 
     def _carry(self, source: socket.socket, sink: socket.socket, slow: bool) -> None:
         with contextlib.suppress(OSError):

@@ -93,7 +93,21 @@ class Shop:
         return self.digests[-1]
 
     def push_onnx(self, version: str, folder: Path, signature: ModelSignature, name: str) -> str:
-        return self.register(version, Manifest(store_folder(self._blobs, folder), signature, "onnx"), name)
+        return self.push_folder(version, folder, signature, name, "onnx")
+
+    def push_folder(
+        self,
+        version: str,
+        folder: Path,
+        signature: ModelSignature,
+        name: str,
+        runtime: str,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """A version of any kind; the digest. ``options`` are those of its runtime."""
+        return self.register(
+            version, Manifest(store_folder(self._blobs, folder), signature, runtime, dict(options or {})), name
+        )
 
     def register(self, version: str, manifest: Manifest, name: str) -> str:
         digest = put_manifest(self._blobs, manifest)
@@ -118,7 +132,13 @@ class Served:
     """The server as a process. ``with`` waits until it serves; the log is read all the time."""
 
     def __init__(
-        self, shop: Shop, models: Sequence[str], options: Sequence[str], workers: int, settings: Mapping[str, Any]
+        self,
+        shop: Shop,
+        models: Sequence[str],
+        options: Sequence[str],
+        workers: int,
+        settings: Mapping[str, Any],
+        name: str = "keelway",
     ) -> None:
         self._shop = shop
         sections = {
@@ -129,7 +149,7 @@ class Served:
         }
         for section, values in {"serving": {"drain_delay": 0.2, "drain_timeout": 10.0}, **settings}.items():
             sections[section] = {**sections.get(section, {}), **values}
-        self.config = shop.folder / "keelway.toml"
+        self.config = shop.folder / f"{name}.toml"
         self.write(sections)
         self._command = [
             str(COMMAND),
@@ -166,10 +186,12 @@ class Served:
     def __enter__(self) -> Served:
         self.start()
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
+        try:
+            line = self.process.stdout.readline()
+            assert line, f"it does not serve: {self.lines}"
+        except BaseException:  # Ctrl-C among them
             self.__exit__()
-            raise AssertionError(f"it does not serve: {self.lines}")
+            raise
         words = line.split()
         self.url = words[words.index("at") + 1]
         self.grpc = next((word.removeprefix("grpc://") for word in words if word.startswith("grpc://")), "")
