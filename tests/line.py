@@ -108,7 +108,7 @@ class Line:
         """The answer of a call that must wait."""
         answer = self.plane.infer(self.call(body, **rest))
         assert not isinstance(answer, Answer)
-        return await answer
+        return await answer.future()
 
     def samples(self, name: str) -> dict[tuple[str, ...], float]:
         """Label values, in the order of the declaration, -> value of every sample called ``name``."""

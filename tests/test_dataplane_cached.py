@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tests.line import SIGNATURE, VERSION, Line, boom, one_worker, run, scores
 
+from keelway.batching.waiting import Waiting
 from keelway.codecs.json import OpenInferenceCodec
 from keelway.contract.binding import Binding
 from keelway.contract.constraints import Policy
@@ -249,7 +250,7 @@ def test_rows_that_the_model_itself_refuses_are_refused_beside_the_others_each_t
     async def outcome(line: Line, body: bytes, **rest: Any) -> Any:
         try:
             answer = line.plane.infer(line.call(body, **rest))
-            return without_what_is_its_own(answer if isinstance(answer, Answer) else await answer)
+            return without_what_is_its_own(answer if isinstance(answer, Answer) else await answer.future())
         except InvalidInput as error:
             return type(error), error.message, error.field, error.hint
 
@@ -324,12 +325,17 @@ def test_the_time_of_the_cache_is_a_stage_of_what_is_run_and_hits_are_no_runs() 
 # Requests at once
 
 
-def at_once(line: Line, times: int = 50, **rest: Any) -> list[Awaitable[Answer] | Answer]:
+def at_once(line: Line, times: int = 50, **rest: Any) -> list[Waiting[Answer] | Answer]:
     return [line.plane.infer(line.call(request_id=f"r-{number}", **rest)) for number in range(times)]
 
 
-async def awaited(answers: list[Awaitable[Answer] | Answer]) -> list[Answer]:
-    return [answer if isinstance(answer, Answer) else await answer for answer in answers]
+def future(answer: Waiting[Answer] | Answer) -> asyncio.Future[Answer]:
+    assert isinstance(answer, Waiting)
+    return answer.future()
+
+
+async def awaited(answers: list[Waiting[Answer] | Answer]) -> list[Answer]:
+    return [answer if isinstance(answer, Answer) else await answer.future() for answer in answers]
 
 
 def line_of(way: str, executor: Executor, function: Any = scores) -> Line:
@@ -370,9 +376,7 @@ def test_a_leader_who_leaves_costs_the_others_nothing(way: str) -> None:
     # A2 R5
     async def scenario(executor: Executor) -> None:
         line = line_of(way, executor)
-        leader, *others = (
-            asyncio.ensure_future(answer) for answer in at_once(line, 10) if not isinstance(answer, Answer)
-        )
+        leader, *others = (answer.future() for answer in at_once(line, 10) if not isinstance(answer, Answer))
         leader.cancel()
         answers = await asyncio.gather(*others)
         assert {json.dumps(without_what_is_its_own(answer)) for answer in answers} == {
@@ -397,7 +401,7 @@ def test_a_leader_whose_run_fails_fails_alone(way: str) -> None:
             return scores(inputs)
 
         line = line_of(way, executor, fails_once)
-        outcomes = await asyncio.gather(*at_once(line, 10), return_exceptions=True)  # type: ignore[arg-type]
+        outcomes = await asyncio.gather(*map(future, at_once(line, 10)), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [ModelFailed] + [Answer] * 9
         assert line.outcomes() == {(*VERSION, "rest_v1", "OK"): 9, (*VERSION, "rest_v1", "INTERNAL"): 1}
         assert len(line.runtime.calls) == 2
@@ -418,7 +422,7 @@ def test_a_model_that_always_fails_is_an_answer_to_everybody(way: str, error: Ex
         line = line_of(way, executor, fails)
         if way == "thread" and isinstance(error, StopIteration):
             return  # no future of a thread takes one; without a cache it is the same
-        outcomes = await asyncio.gather(*at_once(line, 10), return_exceptions=True)  # type: ignore[arg-type]
+        outcomes = await asyncio.gather(*map(future, at_once(line, 10)), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [ModelFailed] * 10
         assert line.outcomes() == {(*VERSION, "rest_v1", "INTERNAL"): 10}
         await line.assert_idle()
@@ -488,7 +492,7 @@ def test_no_request_gets_anothers_answer_whoever_leaves_and_whatever_fails() -> 
             income = number % 7
             asked = line.plane.infer(line.call(b'{"instances": [[40, %d]]}' % income, request_id=f"r-{number}"))
             if not isinstance(asked, Answer):
-                task = asyncio.ensure_future(asked)
+                task = asked.future()
                 if number % 11 == 0:
                     await asyncio.sleep(0.001 * chance.random())
                     task.cancel()

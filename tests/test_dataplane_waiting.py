@@ -7,14 +7,14 @@ import gc
 import json
 import logging
 import threading
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Any
 
 import pytest
 from tests.line import VERSION, Line, assert_one_outcome, boom, one_worker, run, scores
 
-from keelway.dataplane import Answer
+from keelway.batching.waiting import Waiting
 from keelway.errors import DeadlineExceeded, KeelwayError, ModelFailed, NotFound
 from keelway.routing.snapshot import ServingSnapshot
 from keelway.types import Array
@@ -143,8 +143,9 @@ def test_a_caller_who_leaves_is_counted_as_such_and_waiting_work_is_skipped(way:
         free = threading.Event()
         executor.submit(free.wait)
         line = Line(executor=executor) if way == "thread" else Line(delay=30)
-        answer: Awaitable[Answer] = line.plane.infer(line.call())  # type: ignore[assignment]
-        work = asyncio.ensure_future(answer)
+        answer = line.plane.infer(line.call())
+        assert isinstance(answer, Waiting)
+        work = answer.future()
         for _ in range(steps):
             await asyncio.sleep(0)
         work.cancel()

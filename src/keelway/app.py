@@ -15,7 +15,6 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -434,4 +433,4 @@ def offline(
 
 async def _answered(plane: DataPlane, call: InferenceCall) -> Answer:
     answer = plane.infer(call)
-    return await answer if isawaitable(answer) else answer
+    return answer if isinstance(answer, Answer) else await answer.future()

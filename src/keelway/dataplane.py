@@ -16,6 +16,7 @@ import msgspec
 
 from keelway.batching.awaited import awaited
 from keelway.batching.policy import Outcome, Share
+from keelway.batching.waiting import Waiting, waiting_for
 from keelway.cache.answers import OWN_RUN, STATUS, AnswerCache, Seen
 from keelway.cache.entries import Entry
 from keelway.cache.flight import Flight
@@ -94,7 +95,7 @@ class _Sharing(NamedTuple):
     version: ServedVersion
     request: InferenceRequest
     batcher: Batches
-    answer: asyncio.Future[Answer]
+    answer: Waiting[Answer]
 
 
 class DataPlane:
@@ -129,7 +130,7 @@ class DataPlane:
         self._metrics.counter("ml_requests_shed_total").labels("limit").inc()
         self._metrics.of().answered(transport, error.code, 0.0)
 
-    def infer(self, call: InferenceCall) -> Answer | Awaitable[Answer]:
+    def infer(self, call: InferenceCall) -> Answer | Waiting[Answer]:
         """Answer an admitted call. Raises ``KeelwayError`` only; any other exception of a stage becomes one.
 
         The caller has taken a permit with ``admission.enter`` before it read the body, and gives it back."""
@@ -174,7 +175,7 @@ class DataPlane:
         version: ServedVersion,
         request: InferenceRequest,
         bound: BoundRequest,
-    ) -> Answer | Awaitable[Answer] | None:
+    ) -> Answer | Waiting[Answer] | None:
         """The answer that needs no run, or may have to wait for another's. ``None``: run the model, as ever."""
         found = cache.look(version, bound.inputs, passage.wanted, passage.call.principal.tenant)
         if isinstance(found, Entry):
@@ -233,10 +234,10 @@ class DataPlane:
         request: InferenceRequest,
         bound: BoundRequest,
         batcher: Batches,
-    ) -> asyncio.Future[Answer]:
+    ) -> Waiting[Answer]:
         """The answer once the run is over that this request shares with others, or waits for. The batcher sees to the
         deadline. Raises ``Overloaded`` where it has no room or no time."""
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: Waiting[Answer] = Waiting()
         passage.shares = True
         self._submit(_Sharing(passage, version, request, batcher, answer), bound)
         return answer
@@ -256,8 +257,8 @@ class DataPlane:
         except KeelwayError:
             version.usage.end()
             raise
-        if leave is not None:
-            answer.add_done_callback(leave)
+        if not answer.done():
+            answer.leave = leave
 
     def _settle_share(self, sharing: _Sharing, bound: BoundRequest, outcome: Outcome) -> None:
         passage, version, request, _, answer = sharing
@@ -270,11 +271,11 @@ class DataPlane:
                 self._submit(sharing, self._without(passage, request, bound, outcome))
                 return
             if not isinstance(outcome, Exception):
-                answer.set_result(self._finish(passage, version, request, bound, outcome))
+                answer.settle(self._finish(passage, version, request, bound, outcome))
                 return
         except Exception as error:  # noqa: BLE001 - as in infer
             outcome = error
-        answer.set_exception(self._failure(passage, outcome))
+        answer.settle(self._failure(passage, outcome))
 
     def _later(
         self,
@@ -283,7 +284,7 @@ class DataPlane:
         request: InferenceRequest,
         bound: BoundRequest,
         outputs: Awaitable[Sequence[Array]],
-    ) -> asyncio.Task[Answer]:
+    ) -> Waiting[Answer]:
         """The answer once ``outputs`` are there. What is begun here is ended by a callback of the task: a task that is
         cancelled before its first step runs nothing of its coroutine, not even a ``finally``."""
         run = asyncio.ensure_future(outputs)
@@ -297,7 +298,7 @@ class DataPlane:
                 self._observe(passage, "CANCELLED")
 
         task.add_done_callback(settled)
-        return task
+        return waiting_for(task)
 
     async def _finish_later(
         self,

@@ -22,6 +22,7 @@ from tests.serving import (
 )
 from tests.wire import Reply
 
+from keelway.edge.protocol import LimitedProtocol
 from keelway.transports.rest.door import Door
 
 BODY = json.dumps({"instances": [[1.0, 2.0]]}).encode()
@@ -229,3 +230,69 @@ def test_the_same_head_is_judged_once_and_others_anew(server: Server, usual_way:
             assert wire.ask(predict_bytes()).status == 200
             assert wire.ask(request(JSON, ("Origin", "https://evil.example"))).status == 403
     assert len(usual_way) == 3
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the HTTP parser was given."""
+    given: list[bytes] = []
+    feed = LimitedProtocol._feed
+
+    def noted(self: LimitedProtocol, data: bytes) -> None:
+        given.append(data)
+        feed(self, data)
+
+    monkeypatch.setattr(LimitedProtocol, "_feed", noted)
+    return given
+
+
+def test_a_head_that_was_read_before_is_not_parsed_again_on_any_connection(server: Server, parsed: list[bytes]) -> None:
+    first, other = request(), request(body=json.dumps({"instances": [[3.0, 5.0]]}).encode())
+    with server.wire() as wire, server.wire() as neighbour:
+        answers = [wire.ask(sent).json["predictions"] for sent in (first, other, first)]
+        assert parsed == [first]
+        neighbour.ask(other)
+        assert parsed == [first, other]  # the first request of a connection: nothing is known of it
+        assert neighbour.ask(first).json["predictions"] == answers[0] == answers[2] != answers[1]
+        assert parsed == [first, other]
+
+
+def test_what_is_remembered_of_a_head_is_its_own_and_of_whole_requests(server: Server, parsed: list[bytes]) -> None:
+    # Were a second request taken for the first, its verdict would answer for the first one's head ever after.
+    elsewhere = request_bytes("POST", "/v1/models/nobody/predict", b"x" * 300, JSON)
+    short = elsewhere[: len(elsewhere) - 300]
+    first = request()
+    trick = first + short + b"y" * (300 - len(BODY) - len(short))
+    with server.wire() as wire:
+        assert wire.ask(trick).status == 200
+    with server.wire() as wire:
+        for sent in (first, first, first):
+            assert wire.ask(sent).status == 200
+    with server.wire() as wire:
+        for part in (first[:50], first[50:-5], first[-5:]):
+            wire.send(part)
+        assert wire.reply().status == 200
+        assert [wire.ask(first + first).status, wire.reply().status] == [200, 200]
+
+
+def test_a_known_head_with_too_little_or_too_much_behind_it_goes_to_the_parser(
+    server: Server, parsed: list[bytes]
+) -> None:
+    whole = request()
+    with server.wire() as wire:
+        assert wire.ask(whole).status == wire.ask(whole).status == 200
+        wire.send(whole[:-3])
+        wire.send(whole[-3:])
+        assert wire.reply().status == 200
+        wire.send(whole + whole[:40])
+        assert wire.reply().status == 200
+        assert wire.ask(whole[40:]).status == 200
+    assert len(parsed) == 5
+
+
+@pytest.mark.parametrize("ending", [b"", b"\r\n", b"\n", b"\r"])
+def test_line_ends_between_requests_change_nothing(server: Server, ending: bytes) -> None:
+    with server.wire() as wire:
+        for _ in range(3):
+            wire.send(request() + ending)
+            assert wire.reply().status == 200

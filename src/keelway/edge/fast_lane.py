@@ -21,6 +21,10 @@ from keelway.edge.protocol import LimitedProtocol
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+_END = b"\r\n\r\n"
+#: Heads of all connections that are remembered, and the most bytes of one.
+_REMEMBERED, _REMEMBERED_BYTES = 4096, 2048
+
 
 class Reply(NamedTuple):
     """``headers`` without those of the connection and the date."""
@@ -30,14 +34,18 @@ class Reply(NamedTuple):
     body: bytes
 
 
+class Waits(Protocol):
+    """A reply that is not there yet, and may be cancelled as a task may."""
+
+    def cancel(self, msg: object = None) -> bool: ...
+
+
 class Exchange(Protocol):
-    """One request whose head was accepted. Exactly one of ``answer`` and ``abandon`` is called, and ``settle`` once the
-    future of ``answer`` is done."""
+    """One request whose head was accepted. Exactly one of ``answer`` and ``abandon`` is called."""
 
-    def answer(self, body: bytes) -> Reply | asyncio.Future[Any]: ...
-
-    def settle(self, future: asyncio.Future[Any]) -> Reply | None:
-        """The reply, or ``None`` if the future was cancelled."""
+    def answer(self, body: bytes, replied: Callable[[Reply | None], None]) -> Reply | Waits:
+        """The reply, or what waits for it: then ``replied`` is called with it once, perhaps before this returns; with
+        ``None`` if it is cancelled."""
         ...
 
     def abandon(self) -> None:
@@ -45,20 +53,34 @@ class Exchange(Protocol):
         ...
 
 
+class Verdict(Protocol):
+    """What a lane has found out of a head."""
+
+    @property
+    def length(self) -> int:
+        """Of the body, in bytes."""
+        ...
+
+
 class Lane(Protocol):
     """Who opens the lane."""
 
-    def open(self, target: bytes, headers: Headers) -> Exchange | None:
-        """An exchange for a POST of HTTP/1.1 with these headers, or ``None`` if it takes the usual way. Raises nothing.
+    def judge(self, target: bytes, headers: Headers) -> Verdict | None:
+        """What to open a POST of HTTP/1.1 with these headers by, or ``None`` if it takes the usual way. Raises nothing.
 
         It is taken only with a body of a stated and allowed length, and without any header that changes how a
-        connection or a body is read."""
+        connection or a body is read. The same head has the same verdict, always."""
         ...
+
+    def open(self, verdict: Any) -> Exchange: ...
 
     @property
     def closing(self) -> bool:
         """Whether connections should not be used any more."""
         ...
+
+
+Heads = dict[bytes, Verdict]
 
 
 class _LaneCycle:
@@ -67,17 +89,17 @@ class _LaneCycle:
     __slots__ = (
         "disconnected",
         "exchange",
-        "future",
         "keep_alive",
         "parts",
         "response_complete",
         "response_started",
+        "waits",
     )
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.parts: list[bytes] = []
-        self.future: asyncio.Future[Any] | None = None
+        self.waits: Waits | None = None
         self.keep_alive = True
         self.disconnected = False
         self.response_started = False
@@ -91,27 +113,68 @@ class _LaneCycle:
     def set(self) -> None:
         """See ``message_event``."""
 
+    def cancel(self, msg: object = None) -> None:
+        """It stands among uvicorn's tasks too, which are cancelled one by one when they take too long: none may leave
+        their set meanwhile."""
+        if self.waits is not None:
+            asyncio.get_running_loop().call_soon(self.waits.cancel)
+
 
 class FastLaneProtocol(LimitedProtocol):
-    """One connection. ``lane_factory`` binds ``lane``, ``settings`` and ``clock``; the rest is uvicorn's."""
+    """One connection. ``lane_factory`` binds ``lane``, ``heads``, ``settings`` and ``clock``; the rest is uvicorn's."""
 
-    def __init__(self, lane: Lane, settings: HttpSettings, clock: Clock, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, lane: Lane, heads: Heads, settings: HttpSettings, clock: Clock, *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(settings, clock, *args, **kwargs)
         self._lane = lane
         self._receiving: _LaneCycle | None = None
+        self._verdict: Verdict | None = None
+        self._messages = 0
+        self._heads = heads
         self._dated_by: Headers = ()
         self._date = b""
+
+    def data_received(self, data: bytes) -> None:
+        """A request that has come whole, behind a head that the parser has read before, byte for byte, and at a place
+        like this, is not parsed again: the same few heads come again and again."""
+        if self._idle_since is None or self._head_since is not None or self._closing_soon:
+            # In the middle of something, or the first: the parser's.
+            first = self._head_since is not None and not self._head_bytes and self.cycle is None
+            head = data[: data.find(_END) + len(_END)] if first else b""
+        elif self.flow.write_paused or self.transport.is_closing():
+            head = b""
+        else:
+            head = data[: data.find(_END) + len(_END)]
+            verdict = self._heads.get(head)
+            if verdict is not None and len(data) - len(head) == verdict.length:
+                self._idle_since = None
+                cycle = self._begin(verdict)
+                self._answer(cycle, data[len(head) :])
+                return
+        self._verdict, self._messages = None, 0
+        super().data_received(data)
+        if head and self._verdict is not None and self._messages == 1:
+            self._remember(head, self._verdict, len(data) - len(head))
+
+    def _remember(self, head: bytes, verdict: Verdict, length: int) -> None:
+        """Only what was one request and no more: that of a second one would be taken for this head's."""
+        if length == verdict.length and len(head) <= _REMEMBERED_BYTES:
+            if len(self._heads) >= _REMEMBERED:
+                self._heads.clear()
+            self._heads[head] = verdict
 
     def on_message_begin(self) -> None:
         # Uvicorn makes its scope here. It is put off until somebody needs it.
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+        self._messages += 1
         self._begin_head()
 
     def on_headers_complete(self) -> None:
-        exchange = self._opened()
-        if exchange is None:
+        verdict = self._verdict = self._judged()
+        if verdict is None:
             url, headers, expect = self.url, self.headers, self.expect_100_continue
             HttpToolsProtocol.on_message_begin(self)
             self.url, self.expect_100_continue = url, expect
@@ -126,9 +189,13 @@ class FastLaneProtocol(LimitedProtocol):
         self._body_bytes = 0
         self._upgrading = False
         self.headers = []
-        cycle: Any = _LaneCycle(exchange)
+        self._receiving = self._begin(verdict)
+
+    def _begin(self, verdict: Verdict) -> _LaneCycle:
+        cycle: Any = _LaneCycle(self._lane.open(verdict))
         cycle.keep_alive = not self._closing_soon
-        self._receiving = self.cycle = self._answering = cycle
+        self.cycle = self._answering = cycle
+        return cycle  # type: ignore[no-any-return]
 
     def on_body(self, body: bytes) -> None:
         cycle = self._receiving
@@ -149,16 +216,17 @@ class FastLaneProtocol(LimitedProtocol):
             cycle.exchange.abandon()
             return
         parts = cycle.parts
-        answer = cycle.exchange.answer(parts[0] if len(parts) == 1 else b"".join(parts))
-        if isinstance(answer, Reply):
+        self._answer(cycle, parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _answer(self, cycle: _LaneCycle, body: bytes) -> None:
+        answer = cycle.exchange.answer(body, partial(self._replied, cycle))
+        if type(answer) is Reply:
             self._reply(cycle, answer)
-        else:
-            cycle.future = answer
+        elif not cycle.response_complete:
+            cycle.waits = answer  # type: ignore[assignment]
             # Among uvicorn's own tasks, which it waits for when it stops, and cancels when that takes too long.
             tasks: set[Any] = self.tasks
-            tasks.add(answer)
-            answer.add_done_callback(tasks.discard)
-            answer.add_done_callback(partial(self._settled, cycle))
+            tasks.add(cycle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         receiving, self._receiving = self._receiving, None
@@ -166,10 +234,10 @@ class FastLaneProtocol(LimitedProtocol):
             receiving.exchange.abandon()
         waiting: Any = self._answering
         super().connection_lost(exc)
-        if isinstance(waiting, _LaneCycle) and waiting.future is not None:
-            waiting.future.cancel()
+        if isinstance(waiting, _LaneCycle) and waiting.waits is not None:
+            waiting.waits.cancel()
 
-    def _opened(self) -> Exchange | None:
+    def _judged(self) -> Verdict | None:
         cycle: Any = self.cycle
         # Behind a request that is not answered, or a reader that does not read, it is uvicorn's turn to hold back.
         if (cycle is not None and not cycle.response_complete) or self.flow.write_paused or self._large_read:
@@ -177,14 +245,17 @@ class FastLaneProtocol(LimitedProtocol):
         parser = self.parser
         if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
             return None
-        return self._lane.open(self.url, self.headers)
+        return self._lane.judge(self.url, self.headers)
 
-    def _settled(self, cycle: _LaneCycle, future: asyncio.Future[Any]) -> None:
-        reply = cycle.exchange.settle(future)
-        if reply is not None and not cycle.disconnected:
-            self._reply(cycle, reply)
-        elif reply is None:
+    def _replied(self, cycle: _LaneCycle, reply: Reply | None) -> None:
+        cycle.waits = None
+        tasks: set[Any] = self.tasks
+        tasks.discard(cycle)
+        if reply is None:
+            cycle.response_complete = True
             self.transport.close()
+        elif not cycle.disconnected:
+            self._reply(cycle, reply)
 
     def _reply(self, cycle: _LaneCycle, reply: Reply) -> None:
         cycle.response_started = cycle.response_complete = True
@@ -221,4 +292,5 @@ def _status_line(status: int) -> bytes:
 
 def lane_factory(lane: Lane, settings: HttpSettings, clock: Clock) -> Callable[..., FastLaneProtocol]:
     """What uvicorn's ``http`` setting takes: makes one protocol per connection."""
-    return partial(FastLaneProtocol, lane, settings, clock)
+    heads: Heads = {}
+    return partial(FastLaneProtocol, lane, heads, settings, clock)

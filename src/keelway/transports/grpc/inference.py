@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from inspect import isawaitable
-
+from keelway.batching.waiting import Waiting
 from keelway.codecs.protobuf import OpenInferenceProtobufCodec
 from keelway.codecs.protobuf_rows import BatchPredictCodec, PredictCodec
 from keelway.config import LimitSettings
@@ -38,9 +37,9 @@ def _inference(plane: DataPlane, codec: Codec, transport: str, limit: float) -> 
             answer = plane.infer(
                 InferenceCall("", None, codec, body, transport, request_id, deadline, priority=priority)
             )
-            if isawaitable(answer):
+            if isinstance(answer, Waiting):
                 # The caller's going cancels this call, and with it what is awaited here.
-                answer = await answer
+                answer = await answer.future()
             if answer.cache_status:
                 context.set_trailing_metadata((("cache-status", answer.cache_status.decode()),))
             return answer.encoded.body

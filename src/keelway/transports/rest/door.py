@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from keelway.batching.waiting import Waiting
 from keelway.codecs.json import JSON, OCTETS
 from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
@@ -175,9 +176,9 @@ def reply_headers(answer: Answer, route: InferenceRoute, request_id: str) -> lis
     return headers
 
 
-async def _while_connected(answer: Awaitable[Answer], receive: Receive) -> Answer:
+async def _while_connected(answer: Waiting[Answer], receive: Receive) -> Answer:
     """``answer``, unless the caller leaves first: then its work is cancelled, and skipped if it has not begun."""
-    work = asyncio.ensure_future(answer)
+    work = answer.future()
     gone = asyncio.ensure_future(receive())
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -7,10 +7,10 @@ says what is wrong with it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from keelway.batching.waiting import Waiting
 from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.fast_lane import Headers, Reply
@@ -30,6 +30,8 @@ from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
 from keelway.types import Priority
 
+Replied = Callable[[Reply | None], None]
+
 _REMEMBERED = 512
 #: A head of more bytes than that is judged anew each time.
 _REMEMBERED_BYTES = 2048
@@ -37,13 +39,14 @@ _REMEMBERED_BYTES = 2048
 _SPECIAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"})
 
 
-class _Opening(NamedTuple):
+class Opening(NamedTuple):
     """The verdict on a head: where it leads, and what it says of time and of its body."""
 
     route: InferenceRoute
     seconds: float
     header_length: int | None
     priority: Priority
+    length: int
 
 
 class InferenceLane:
@@ -66,31 +69,32 @@ class InferenceLane:
         self._origins = origins
         self._paths = paths
         self._closing = closing
-        self._verdicts: dict[tuple[object, ...], _Opening | None] = {}
+        self._verdicts: dict[tuple[object, ...], Opening | None] = {}
 
     @property
     def closing(self) -> bool:
         return self._closing()
 
-    def open(self, target: bytes, headers: Headers) -> InferenceExchange | Refusal | None:
-        """See ``keelway.edge.fast_lane.Lane``. Takes a permit."""
+    def judge(self, target: bytes, headers: Headers) -> Opening | None:
+        """See ``keelway.edge.fast_lane.Lane``."""
         key = (target, *headers)
         if key in self._verdicts:
-            opening = self._verdicts[key]
-        else:
-            opening = self._judge(target, headers)
-            if len(target) + sum(len(name) + len(value) for name, value in headers) <= _REMEMBERED_BYTES:
-                if len(self._verdicts) >= _REMEMBERED:
-                    self._verdicts.clear()
-                self._verdicts[key] = opening
-        if opening is None:
-            return None
-        if not self.plane.admission.try_enter(opening.priority):
-            # Under overload most requests come here: to refuse one must cost less than to answer it.
-            return Refusal(self, opening)
-        return InferenceExchange(self, opening, self.plane.clock.monotonic() + opening.seconds)
+            return self._verdicts[key]
+        opening = self._judge(target, headers)
+        if len(target) + sum(len(name) + len(value) for name, value in headers) <= _REMEMBERED_BYTES:
+            if len(self._verdicts) >= _REMEMBERED:
+                self._verdicts.clear()
+            self._verdicts[key] = opening
+        return opening
 
-    def _judge(self, target: bytes, headers: Headers) -> _Opening | None:
+    def open(self, verdict: Opening) -> InferenceExchange | Refusal:
+        """Takes a permit, if there is one."""
+        if not self.plane.admission.try_enter(verdict.priority):
+            # Under overload most requests come here: to refuse one must cost less than to answer it.
+            return Refusal(self, verdict)
+        return InferenceExchange(self, verdict, self.plane.clock.monotonic() + verdict.seconds)
+
+    def _judge(self, target: bytes, headers: Headers) -> Opening | None:
         if b"%" in target or b"?" in target or not target.isascii():
             return None
         route = self._paths.find(target.decode("ascii"))
@@ -103,7 +107,7 @@ class InferenceLane:
             self._origins.check(given, "POST")
             check_media(given)
             seconds = timeout_of(given, self._request_timeout)
-            return _Opening(route, seconds, header_length_of(given), priority_of(given))
+            return Opening(route, seconds, header_length_of(given), priority_of(given), int(given[b"content-length"]))
         except (KeelwayError, HttpRefusal):
             return None
 
@@ -117,17 +121,14 @@ class Refusal:
 
     __slots__ = ("_lane", "_opening")
 
-    def __init__(self, lane: InferenceLane, opening: _Opening) -> None:
+    def __init__(self, lane: InferenceLane, opening: Opening) -> None:
         self._lane = lane
         self._opening = opening
 
-    def answer(self, body: bytes) -> Reply:
+    def answer(self, body: bytes, replied: Replied) -> Reply:
         error, route = overloaded(), self._opening.route
         self._lane.plane.refused(route.transport, error)
         return Reply(*error_reply(error, route.error_body, self._lane.ids.next()))
-
-    def settle(self, future: asyncio.Future[Answer]) -> Reply | None:
-        raise AssertionError("a refusal has no future")
 
     def abandon(self) -> None:
         """It holds nothing."""
@@ -136,17 +137,17 @@ class Refusal:
 class InferenceExchange:
     """One request in flight. It holds a permit until it is answered, settled or abandoned."""
 
-    __slots__ = ("_deadline", "_lane", "_opening", "_request_id")
+    __slots__ = ("_deadline", "_lane", "_opening", "_replied", "_request_id")
 
-    def __init__(self, lane: InferenceLane, opening: _Opening, deadline: float) -> None:
+    def __init__(self, lane: InferenceLane, opening: Opening, deadline: float) -> None:
         self._lane = lane
         self._opening = opening
         self._deadline = deadline
         self._request_id = ""
 
-    def answer(self, body: bytes) -> Reply | asyncio.Future[Answer]:
+    def answer(self, body: bytes, replied: Replied) -> Reply | Waiting[Answer]:
         plane = self._lane.plane
-        route, _, header_length, priority = self._opening
+        route, _, header_length, priority, _ = self._opening
         self._request_id = request_id = self._lane.ids.next()
         try:
             model = route.model or only_model(plane.snapshot)
@@ -166,25 +167,21 @@ class InferenceExchange:
         except KeelwayError as error:
             plane.admission.leave()
             return self._refused(error)
-        if not isinstance(answer, Answer):
-            return asyncio.ensure_future(answer)
-        plane.admission.leave()
-        return self._answered(answer)
+        if type(answer) is Answer:
+            plane.admission.leave()
+            return self._answered(answer)
+        self._replied = replied
+        answer.then(self._settle)  # type: ignore[union-attr]
+        return answer  # type: ignore[return-value]
 
-    def settle(self, future: asyncio.Future[Answer]) -> Reply | None:
+    def _settle(self, outcome: Answer | Exception | None) -> None:
         self._lane.plane.admission.leave()
-        if future.cancelled():
-            return None
-        # Asked for, not raised: an error that is raised here keeps this frame, and with it the future, which
-        # keeps the error.
-        error = future.exception()
-        if error is None:
-            return self._answered(future.result())
-        if isinstance(error, Cancelled):
-            return None
-        if not isinstance(error, KeelwayError):
-            raise error
-        return self._refused(error)
+        if type(outcome) is Answer:
+            self._replied(self._answered(outcome))
+        elif isinstance(outcome, KeelwayError) and not isinstance(outcome, Cancelled):
+            self._replied(self._refused(outcome))
+        else:
+            self._replied(None)
 
     def abandon(self) -> None:
         self._lane.plane.admission.leave()
