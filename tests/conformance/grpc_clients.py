@@ -1,5 +1,5 @@
-"""Public clients over gRPC: NVIDIA's, blocking and asynchronous, as they are, and grpcio with NVIDIA's messages, which
-were generated from another file than the server's."""
+"""Public clients over gRPC: NVIDIA's, blocking and asynchronous, as they are, and grpcio, ``grpc.aio`` and grpclib with
+NVIDIA's messages, which were generated from another file than the server's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
+import grpclib.client
 import numpy as np
 from tests.conformance.cases import DTYPES, Case, Sent
 from tests.conformance.clients import Addresses, Answered, Described, Output, Refused, described, from_raw, raw
@@ -25,6 +26,9 @@ with warnings.catch_warnings():
 
 SERVICE = "/inference.GRPCInferenceService/"
 PATIENCE = 20.0
+
+#: grpcio's own limit on what it receives is 4 MiB.
+UNLIMITED = [("grpc.max_receive_message_length", -1)]
 
 #: The list of ``InferTensorContents`` for each datatype; FP16 has none.
 LISTS: Mapping[str, str] = {
@@ -105,23 +109,16 @@ class TritonClient:
             self._loop.close()
 
 
-class GrpcioClient:
-    """grpcio, with tensors in typed lists or, if ``raw``, as bytes."""
+class MessageClient:
+    """One that sends NVIDIA's messages, with tensors in typed lists or, if ``raw``, as bytes. ``call`` is left to the
+    library behind it."""
 
-    def __init__(self, addresses: Addresses, raw: bool) -> None:
+    def __init__(self, raw: bool) -> None:
         self._raw = raw
-        self._channel = grpc.insecure_channel(addresses.grpc)
 
     def call(self, method: str, request: Any, reply: Any) -> Any:
-        """Call ``SERVICE`` or, for a whole path, another service."""
-        path = method if method.startswith("/") else SERVICE + method
-        ask = self._channel.unary_unary(
-            path, request_serializer=type(request).SerializeToString, response_deserializer=reply.FromString
-        )
-        try:
-            return ask(request, timeout=PATIENCE)
-        except grpc.RpcError as error:
-            raise Refused(ErrorCode[error.code().name], error.details()) from error
+        """Call ``SERVICE`` or, for a whole path, another service. ``Refused`` if the server refused it."""
+        raise NotImplementedError
 
     def infer(self, case: Case, request_id: str) -> Answered:
         message = request_of(case, request_id, self._raw)
@@ -166,8 +163,85 @@ class GrpcioClient:
         asked = messages.RepositoryModelUnloadRequest(repository_name=model)
         self.call("RepositoryModelUnload", asked, messages.RepositoryModelUnloadResponse)
 
+
+class GrpcioClient(MessageClient):
+    """grpcio, blocking."""
+
+    def __init__(self, addresses: Addresses, raw: bool) -> None:
+        super().__init__(raw)
+        self._channel = grpc.insecure_channel(addresses.grpc, options=UNLIMITED)
+
+    def call(self, method: str, request: Any, reply: Any) -> Any:
+        ask = self._channel.unary_unary(path_of(method), *serializers(request, reply))
+        try:
+            return ask(request, timeout=PATIENCE)
+        except grpc.RpcError as error:
+            raise refused(error) from error
+
     def close(self) -> None:
         self._channel.close()
+
+
+class GrpcAioClient(MessageClient):
+    """``grpc.aio`` on an event loop of its own."""
+
+    def __init__(self, addresses: Addresses, raw: bool) -> None:
+        super().__init__(raw)
+        self._loop = asyncio.Runner()
+        self._channel = self._loop.run(self._opened(addresses.grpc))
+
+    async def _opened(self, address: str) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(address, options=UNLIMITED)
+
+    def call(self, method: str, request: Any, reply: Any) -> Any:
+        async def called() -> Any:
+            ask = self._channel.unary_unary(path_of(method), *serializers(request, reply))
+            return await ask(request, timeout=PATIENCE)
+
+        try:
+            return self._loop.run(called())
+        except grpc.RpcError as error:
+            raise refused(error) from error
+
+    def close(self) -> None:
+        self._loop.run(self._channel.close())
+        self._loop.close()
+
+
+class GrpclibClient(MessageClient):
+    """grpclib, whose HTTP/2 is the h2 library's, on an event loop of its own."""
+
+    def __init__(self, addresses: Addresses, raw: bool) -> None:
+        super().__init__(raw)
+        self._loop = asyncio.Runner()
+        self._channel = self._loop.run(self._opened(addresses.grpc))
+
+    async def _opened(self, address: str) -> grpclib.client.Channel:
+        host, _, port = address.rpartition(":")
+        return grpclib.client.Channel(host, int(port))
+
+    def call(self, method: str, request: Any, reply: Any) -> Any:
+        ask: Any = grpclib.client.UnaryUnaryMethod(self._channel, path_of(method), type(request), reply)
+        try:
+            return self._loop.run(ask(request, timeout=PATIENCE))
+        except grpclib.GRPCError as error:
+            raise Refused(ErrorCode[error.status.name], error.message or "") from error
+
+    def close(self) -> None:
+        self._channel.close()
+        self._loop.close()
+
+
+def path_of(method: str) -> str:
+    return method if method.startswith("/") else SERVICE + method
+
+
+def serializers(request: Any, reply: Any) -> tuple[Any, Any]:
+    return type(request).SerializeToString, reply.FromString
+
+
+def refused(error: Any) -> Refused:
+    return Refused(ErrorCode[error.code().name], error.details())
 
 
 def request_of(case: Case, request_id: str, as_bytes: bool) -> Any:
