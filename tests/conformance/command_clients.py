@@ -3,9 +3,11 @@ written out here, over HTTP/2; nghttp, which speaks HTTP/2 only. Both begin with
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 import subprocess
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,7 +16,7 @@ from urllib.parse import unquote
 
 import grpc
 from tests.conformance.cases import Case
-from tests.conformance.clients import Addresses, Answered, Refused
+from tests.conformance.clients import PLAIN, Addresses, Answered, Options, Refused
 from tests.conformance.grpc_clients import MessageClient, path_of
 from tests.conformance.rest_clients import exchange
 
@@ -107,10 +109,13 @@ class CommandMessageClient(MessageClient):
         self._command = command
         self._folder = Folder()
 
-    def call(self, method: str, request: Any, reply: Any) -> Any:
-        said = self.say(method, framed(request.SerializeToString()))
+    def call(self, method: str, request: Any, reply: Any, options: Options = PLAIN) -> Any:
+        headers = {"grpc-timeout": f"{round(options.timeout * 1000)}m", **dict(map(header_of, options.metadata))}
+        if options.gzip:
+            headers |= {"grpc-encoding": "gzip", "grpc-accept-encoding": "gzip"}
+        said = self.say(method, framed(request.SerializeToString(), options.gzip), headers)
         raise_status(said.headers)
-        return reply.FromString(unframed(said.body))
+        return reply.FromString(unframed(said, options.gzip))
 
     def say(self, method: str, body: bytes, headers: Mapping[str, str] | None = None, *options: str) -> Said:
         """POST ``body``, frame and all, as a call, whatever comes back."""
@@ -125,13 +130,25 @@ class CommandMessageClient(MessageClient):
 
 def framed(message: bytes, compressed: bool = False) -> bytes:
     """A message as gRPC sends it: a flag and the length before it."""
-    return bytes([compressed]) + len(message).to_bytes(4, "big") + message
+    data = gzip.compress(message) if compressed else message
+    return bytes([compressed]) + len(data).to_bytes(4, "big") + data
 
 
-def unframed(body: bytes) -> bytes:
-    """The only message of ``body``, which is not compressed: neither command says that it could read that."""
-    assert (body[:1], int.from_bytes(body[1:5], "big")) == (b"\0", len(body) - 5), "not one plain message"
+def unframed(said: Said, may_be_compressed: bool = False) -> bytes:
+    """The only message of a reply. It is compressed as the headers say, and only where the caller can read that."""
+    body = said.body
+    assert int.from_bytes(body[1:5], "big") == len(body) - 5, "not one message"
+    if body[0]:
+        assert may_be_compressed
+        assert said.headers["grpc-encoding"] == "gzip"
+        return gzip.decompress(body[5:])
     return body[5:]
+
+
+def header_of(item: tuple[str, str | bytes]) -> tuple[str, str]:
+    """An item of metadata as a header: binary ones in base64, without padding, as libraries send them."""
+    name, value = item
+    return name, value if isinstance(value, str) else b64encode(value).decode().rstrip("=")
 
 
 def raise_status(headers: Mapping[str, str]) -> None:

@@ -1,5 +1,6 @@
-"""Public clients over gRPC: NVIDIA's, blocking and asynchronous, as they are, and grpcio, ``grpc.aio`` and grpclib with
-NVIDIA's messages, which were generated from another file than the server's."""
+"""Clients over gRPC: NVIDIA's, blocking and asynchronous, as they are, and what those have in common that send NVIDIA's
+messages, which were generated from another file than the server's. Their libraries are in ``grpc_libraries.py`` and
+``command_clients.py``."""
 
 from __future__ import annotations
 
@@ -8,11 +9,20 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import grpc
-import grpclib.client
 import numpy as np
 from tests.conformance.cases import DTYPES, Case, Sent
-from tests.conformance.clients import Addresses, Answered, Described, Output, Refused, described, from_raw, raw
+from tests.conformance.clients import (
+    PLAIN,
+    Addresses,
+    Answered,
+    Described,
+    Options,
+    Output,
+    Refused,
+    described,
+    from_raw,
+    raw,
+)
 
 from keelway.errors import ErrorCode
 from keelway.types import Array
@@ -25,10 +35,6 @@ with warnings.catch_warnings():
     from tritonclient.utils import InferenceServerException
 
 SERVICE = "/inference.GRPCInferenceService/"
-PATIENCE = 20.0
-
-#: grpcio's own limit on what it receives is 4 MiB.
-UNLIMITED = [("grpc.max_receive_message_length", -1)]
 
 #: The list of ``InferTensorContents`` for each datatype; FP16 has none.
 LISTS: Mapping[str, str] = {
@@ -66,13 +72,18 @@ class TritonClient:
         except InferenceServerException as error:
             raise Refused(ErrorCode[error.status().removeprefix("StatusCode.")], error.message()) from None
 
-    def infer(self, case: Case, request_id: str) -> Answered:
+    def infer(self, case: Case, request_id: str, options: Options = PLAIN) -> Answered:
         inputs = []
         for sent in case.inputs:
             tensor = triton.InferInput(sent.name, list(sent.array.shape), sent.datatype)
             inputs.append(tensor.set_data_from_numpy(sent.array))
         outputs = None if case.outputs is None else [triton.InferRequestedOutput(name) for name in case.outputs]
-        result = self._asked("infer", case.model, inputs, case.version, outputs, request_id)
+        more = {
+            "client_timeout": options.timeout,
+            "headers": dict(options.metadata),
+            "compression_algorithm": "gzip" if options.gzip else None,
+        }
+        result = self._asked("infer", case.model, inputs, case.version, outputs, request_id, **more)
         message = result.get_response()
         answered = [Output(output.name, output.datatype, result.as_numpy(output.name)) for output in message.outputs]
         return Answered(message.model_name, message.model_version, message.id, answered)
@@ -116,13 +127,13 @@ class MessageClient:
     def __init__(self, raw: bool) -> None:
         self._raw = raw
 
-    def call(self, method: str, request: Any, reply: Any) -> Any:
+    def call(self, method: str, request: Any, reply: Any, options: Options = PLAIN) -> Any:
         """Call ``SERVICE`` or, for a whole path, another service. ``Refused`` if the server refused it."""
         raise NotImplementedError
 
-    def infer(self, case: Case, request_id: str) -> Answered:
+    def infer(self, case: Case, request_id: str, options: Options = PLAIN) -> Answered:
         message = request_of(case, request_id, self._raw)
-        reply = self.call("ModelInfer", message, messages.ModelInferResponse)
+        reply = self.call("ModelInfer", message, messages.ModelInferResponse, options)
         assert bool(reply.raw_output_contents) is self._raw, "the answer comes in another form than the request"
         return answer_of(reply)
 
@@ -164,84 +175,8 @@ class MessageClient:
         self.call("RepositoryModelUnload", asked, messages.RepositoryModelUnloadResponse)
 
 
-class GrpcioClient(MessageClient):
-    """grpcio, blocking."""
-
-    def __init__(self, addresses: Addresses, raw: bool) -> None:
-        super().__init__(raw)
-        self._channel = grpc.insecure_channel(addresses.grpc, options=UNLIMITED)
-
-    def call(self, method: str, request: Any, reply: Any) -> Any:
-        ask = self._channel.unary_unary(path_of(method), *serializers(request, reply))
-        try:
-            return ask(request, timeout=PATIENCE)
-        except grpc.RpcError as error:
-            raise refused(error) from error
-
-    def close(self) -> None:
-        self._channel.close()
-
-
-class GrpcAioClient(MessageClient):
-    """``grpc.aio`` on an event loop of its own."""
-
-    def __init__(self, addresses: Addresses, raw: bool) -> None:
-        super().__init__(raw)
-        self._loop = asyncio.Runner()
-        self._channel = self._loop.run(self._opened(addresses.grpc))
-
-    async def _opened(self, address: str) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(address, options=UNLIMITED)
-
-    def call(self, method: str, request: Any, reply: Any) -> Any:
-        async def called() -> Any:
-            ask = self._channel.unary_unary(path_of(method), *serializers(request, reply))
-            return await ask(request, timeout=PATIENCE)
-
-        try:
-            return self._loop.run(called())
-        except grpc.RpcError as error:
-            raise refused(error) from error
-
-    def close(self) -> None:
-        self._loop.run(self._channel.close())
-        self._loop.close()
-
-
-class GrpclibClient(MessageClient):
-    """grpclib, whose HTTP/2 is the h2 library's, on an event loop of its own."""
-
-    def __init__(self, addresses: Addresses, raw: bool) -> None:
-        super().__init__(raw)
-        self._loop = asyncio.Runner()
-        self._channel = self._loop.run(self._opened(addresses.grpc))
-
-    async def _opened(self, address: str) -> grpclib.client.Channel:
-        host, _, port = address.rpartition(":")
-        return grpclib.client.Channel(host, int(port))
-
-    def call(self, method: str, request: Any, reply: Any) -> Any:
-        ask: Any = grpclib.client.UnaryUnaryMethod(self._channel, path_of(method), type(request), reply)
-        try:
-            return self._loop.run(ask(request, timeout=PATIENCE))
-        except grpclib.GRPCError as error:
-            raise Refused(ErrorCode[error.status.name], error.message or "") from error
-
-    def close(self) -> None:
-        self._channel.close()
-        self._loop.close()
-
-
 def path_of(method: str) -> str:
     return method if method.startswith("/") else SERVICE + method
-
-
-def serializers(request: Any, reply: Any) -> tuple[Any, Any]:
-    return type(request).SerializeToString, reply.FromString
-
-
-def refused(error: Any) -> Refused:
-    return Refused(ErrorCode[error.code().name], error.details())
 
 
 def request_of(case: Case, request_id: str, as_bytes: bool) -> Any:

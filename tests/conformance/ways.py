@@ -9,7 +9,14 @@ from platform import python_version
 from typing import Any, NamedTuple
 
 import pytest
-from tests.conformance import command_clients, environments, grpc_clients, process_clients, rest_clients
+from tests.conformance import (
+    command_clients,
+    environments,
+    grpc_clients,
+    grpc_libraries,
+    process_clients,
+    rest_clients,
+)
 from tests.conformance.cases import Case
 from tests.conformance.clients import Addresses, Encoding
 
@@ -81,12 +88,12 @@ WAYS: Sequence[Way] = [
     Way("urllib", "REST", "binary", python_version, partial(rest_clients.UrllibClient, binary=True)),
     Way("tritonclient.grpc", "gRPC", "raw", TRITON, TRITON_GRPC, asks=True),
     Way("tritonclient.grpc.aio", "gRPC", "raw", TRITON, partial(TRITON_GRPC, asynchronous=True), asks=True),
-    Way("grpcio", "gRPC", "typed", GRPCIO, partial(grpc_clients.GrpcioClient, raw=False), asks=True),
-    Way("grpcio", "gRPC", "raw", GRPCIO, partial(grpc_clients.GrpcioClient, raw=True)),
-    Way("grpc.aio", "gRPC", "typed", GRPCIO, partial(grpc_clients.GrpcAioClient, raw=False), asks=True),
-    Way("grpc.aio", "gRPC", "raw", GRPCIO, partial(grpc_clients.GrpcAioClient, raw=True)),
-    Way("grpclib", "gRPC", "typed", GRPCLIB, partial(grpc_clients.GrpclibClient, raw=False), asks=True),
-    Way("grpclib", "gRPC", "raw", GRPCLIB, partial(grpc_clients.GrpclibClient, raw=True)),
+    Way("grpcio", "gRPC", "typed", GRPCIO, partial(grpc_libraries.GrpcioClient, raw=False), asks=True),
+    Way("grpcio", "gRPC", "raw", GRPCIO, partial(grpc_libraries.GrpcioClient, raw=True)),
+    Way("grpc.aio", "gRPC", "typed", GRPCIO, partial(grpc_libraries.GrpcAioClient, raw=False), asks=True),
+    Way("grpc.aio", "gRPC", "raw", GRPCIO, partial(grpc_libraries.GrpcAioClient, raw=True)),
+    Way("grpclib", "gRPC", "typed", GRPCLIB, partial(grpc_libraries.GrpclibClient, raw=False), asks=True),
+    Way("grpclib", "gRPC", "raw", GRPCLIB, partial(grpc_libraries.GrpclibClient, raw=True)),
     Way("curl", "REST", "json", CURL, partial(command_clients.CurlClient, binary=False), slow=True),
     Way("curl", "REST", "binary", CURL, partial(command_clients.CurlClient, binary=True), slow=True),
     command("curl", CURL, "typed", asks=True),
@@ -103,6 +110,11 @@ WAYS: Sequence[Way] = [
     javascript("typed", asks=True),
     javascript("raw", asks=False),
 ]
+
+#: The gRPC clients, each once.
+CALLERS = [way for way in WAYS if (way.transport, way.encoding) == ("gRPC", "raw")]
+#: Those that can leave a call under way, and follow a stream.
+BEGINNERS = [way for way in CALLERS if way.client in ("grpcio", "grpc.aio", "grpclib", "@grpc/grpc-js")]
 
 #: For what no client would send: clients that take any body, and any message.
 JSON_BY_HAND = [way for way in WAYS if way.client in ("httpx", "urllib") and way.encoding == "json"]
