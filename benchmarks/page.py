@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from benchmarks import bounds, chart
 from benchmarks import lineup_batching as overload
 from benchmarks.bounds import ONE_ROW, Outcome
-from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup
+from benchmarks.lineup import CACHED, GRPC, HTTP2, KEELWAY, LEADS, PROTOCOL, REST, Lineup
 from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.results import Section
 from benchmarks.rounds import Spread, ratios, spread
@@ -93,7 +93,7 @@ def _bars(sections: Sections) -> Iterator[chart.Group]:
 def _kind(server: str) -> str:
     if server.startswith(KEELWAY):
         return "ours"
-    return "bare" if server.startswith(("uvicorn", "grpc")) else ""
+    return "bare" if server.startswith(("uvicorn", "grpc", PROTOCOL, HTTP2)) else ""
 
 
 # Bounds
