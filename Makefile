@@ -52,6 +52,9 @@ check: $(VENV)/.installed ## format, lint, types, dependency rule, generated fil
 bench: $(VENV)/.installed $(VENV)/.demo ## measure beside other servers, and write docs/benchmarks.md (ARGS=--help)
 	$(BIN)/python -m benchmarks $(ARGS)
 
+soak: $(VENV)/.installed ## drive requests at the server, and see that memory does not grow (ARGS="--requests 10000000")
+	$(BIN)/python -m benchmarks.leak $(ARGS)
+
 models: $(VENV)/.installed $(VENV)/.models ## push a model of every family, and write docs/models.md (ARGS=--help)
 	$(BIN)/python -m benchmarks.families $(or $(ARGS),--write docs/models.md)
 
