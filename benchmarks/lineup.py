@@ -16,6 +16,9 @@ from benchmarks.bodies import Format
 V2_PATH = "/v2/models/forest/infer"
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 KEELWAY = "keelway"
+BINARY = "keelway, binary tensors"
+#: The floors that are nothing but the bytes of their protocol and the inference.
+PROTOCOL, HTTP2 = "asyncio protocol, bare", "HTTP/2 frames, bare"
 
 
 class Counter(NamedTuple):
@@ -137,6 +140,13 @@ REST = Lineup(
             settings="msgspec, the same inference, orjson; nothing is checked, counted or logged",
         ),
         Server(
+            PROTOCOL,
+            module("bare_protocol", "{http}"),
+            bodies.V2,
+            packages=("uvloop", "httptools", "msgspec", "orjson", "onnxruntime"),
+            settings="an `asyncio.Protocol` that answers out of the parser's callback; otherwise as above",
+        ),
+        Server(
             KEELWAY,
             SERVE,
             bodies.V2,
@@ -145,7 +155,7 @@ REST = Lineup(
             counter=_succeeded("ml_requests_total", "http", model="forest", code="OK", transport="rest_v2"),
         ),
         Server(
-            "keelway, binary tensors",
+            BINARY,
             SERVE,
             bodies.V2_BINARY,
             packages=OWN,
@@ -247,6 +257,14 @@ GRPC = Lineup(
             GRPC_PATH,
             packages=_BARE_GRPC,
             settings="the same on grpcio's synchronous server with a pool of eight threads",
+        ),
+        Server(
+            HTTP2,
+            module("bare_http2", "{grpc}"),
+            bodies.GRPC,
+            GRPC_PATH,
+            packages=("uvloop", "hpack", "protobuf", "onnxruntime"),
+            settings="the same on an `asyncio.Protocol` with uvloop that knows the frames of one unary method alone",
         ),
         Server(
             KEELWAY,

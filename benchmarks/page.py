@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks import bounds, chart
 from benchmarks import lineup_batching as overload
-from benchmarks.bounds import ONE_ROW, Outcome
-from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup
+from benchmarks.bounds import ONE_ROW, Ceiling, Outcome
+from benchmarks.lineup import CACHED, GRPC, HTTP2, KEELWAY, LEADS, PROTOCOL, REST, Lineup
 from benchmarks.lineup_batching import BATCHING, TURNS
-from benchmarks.results import Section
+from benchmarks.results import PROCESS, Section
 from benchmarks.rounds import Spread, ratios, spread
 from benchmarks.workers import MEGABYTES, WORKERS
 
 PICTURE = "benchmarks.svg"
-PROCESS = "process"
 KEY_MICROSECONDS = 5
 SHARED_AT_MOST = 1.5
 Sections = Mapping[str, Section]
@@ -93,7 +92,7 @@ def _bars(sections: Sections) -> Iterator[chart.Group]:
 def _kind(server: str) -> str:
     if server.startswith(KEELWAY):
         return "ours"
-    return "bare" if server.startswith(("uvicorn", "grpc")) else ""
+    return "bare" if server.startswith(("uvicorn", "grpc", PROTOCOL, HTTP2)) else ""
 
 
 # Bounds
@@ -108,6 +107,9 @@ def _bounds(sections: Sections) -> Iterator[str]:
         if outcome is None
     ]
     yield "## What keelway promises itself"
+    for ceiling in bounds.CEILINGS:
+        found = bounds.reached(ceiling, sections)
+        (lines if found else missing).append(_ceiling_line(ceiling, found))
     yield "\n".join(lines + missing)
 
 
@@ -118,6 +120,17 @@ def _bound_line(outcome: Outcome) -> str:
     return (
         f"- {bound.what}, {bound.scenario.name}, at least {bound.least:g} × {bound.against}: "
         f"**{verdict}**, {_ratio(found)}, {outcome.margin:.0%} {direction} the bound."
+    )
+
+
+def _ceiling_line(ceiling: Ceiling, found: Spread | None) -> str:
+    if found is None:
+        return f"- {ceiling.what}: not measured."
+    verdict = "met" if found.median <= ceiling.most else "missed"
+    digits = "{:.2f}" if ceiling.divisor else "{:.0f}"
+    median, lowest, highest = (digits.format(value) for value in found)
+    return (
+        f"- {ceiling.what}, at most {ceiling.most:g} {ceiling.unit}: **{verdict}**, {median} ({lowest} to {highest})."
     )
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import msgspec
 
+#: The scenario of start and memory.
+PROCESS = "process"
+
 
 class Machine(msgspec.Struct, frozen=True):
     """Where a section was measured. ``load`` is the machine's load average of the last minute before it began."""

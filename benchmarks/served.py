@@ -25,11 +25,10 @@ from benchmarks.load import Load, Refused, h2load, wrk
 from benchmarks.models import KEELWAY_COMMAND, Model
 from benchmarks.peers import ROOT
 from benchmarks.processes import NotStarted, Running, cores, server, weight
-from benchmarks.results import Notebook
+from benchmarks.results import PROCESS, Notebook
 
 TOLERANCE = 1e-5
 COUNTED_REQUESTS, COUNTED_CONNECTIONS = 400, 4
-PROCESS = "process"
 
 
 class Reply(NamedTuple):

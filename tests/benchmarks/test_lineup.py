@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks.bounds import BOUNDS
+from benchmarks.bounds import BOUNDS, CEILINGS
 from benchmarks.lineup import KEELWAY, Lineup, Scenario
+from benchmarks.results import PROCESS
 from benchmarks.sections import LINEUPS, SECTIONS, chosen
 
 PEERS = Path(__file__).parents[2] / "requirements" / "peers"
@@ -28,8 +29,11 @@ def test_bounds_compare_servers_and_scenarios_that_are_measured() -> None:
     for bound in BOUNDS:
         lineup = LINEUPS[bound.section]
         assert bound.section in SECTIONS
-        assert set(bound.servers) <= set(lineup.names)
+        assert {bound.ours, *bound.servers} <= set(lineup.names)
         assert bound.scenario in lineup.scenarios
+    for ceiling in CEILINGS:
+        scenarios = {PROCESS, *(scenario.name for scenario in LINEUPS[ceiling.section].scenarios)}
+        assert ceiling.scenario in scenarios
 
 
 def test_a_scenario_is_named_in_words() -> None:

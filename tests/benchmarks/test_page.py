@@ -10,6 +10,7 @@ import pytest
 from benchmarks import bounds, page
 from benchmarks.chart import WIDTH, Bar, Group, draw
 from benchmarks.results import Notebook, Section, store, stored
+from msgspec import structs
 from tests.benchmarks.stored import cache, grpc, leads, rest, section, small
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -83,6 +84,27 @@ def test_a_bound_of_a_server_that_was_not_measured_says_so() -> None:
     assert bounds.outcome(bounds.BOUNDS[0], {"grpc": grpc()}) is None
     text = page.render({"grpc": grpc()})
     assert "REST, one row, 16 connections, against FastAPI: not measured." in text
+
+
+def test_binary_tensors_are_weighed_against_keelways_own_json() -> None:
+    text = page.render({"rest": rest(**{"keelway, binary tensors": (12_000.0, 15_400.0, 11_700.0)})})
+    assert "Binary tensors over REST, 32 rows, 16 connections, at least 2 × its own JSON: **met**, 2.00 ×" in text
+
+
+@pytest.mark.parametrize(
+    ("p99", "loaded", "slow", "heavy"),
+    [(3.75, 130.0, "**met**, 3.00", "**met**, 130"), (3.8, 130.5, "**missed**, 3.04", "**missed**, 130")],
+)
+def test_the_slowest_answers_and_the_memory_are_weighed(p99: float, loaded: float, slow: str, heavy: str) -> None:
+    notebook = Notebook()
+    notebook.add("one row, 16 connections", "keelway", rate=1000.0, p50=1.25, p99=p99)
+    one = structs.replace(section("rest", notebook), figures=notebook.figures())
+    weighed = Notebook()
+    weighed.add("process", "keelway", loaded=loaded)
+    lines = list(page._bounds({"rest": structs.replace(one, figures=one.figures + weighed.figures())}))[1]
+    assert f"the slowest of 100 answers, at most 3 × the median: {slow}" in lines
+    assert f"Resident memory after the load, at most 130 MiB: {heavy}" in lines
+    assert "Resident memory after the load, with gRPC: not measured." in lines
 
 
 def test_the_time_of_a_key_is_printed_and_weighed() -> None:

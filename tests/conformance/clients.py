@@ -7,7 +7,7 @@ The clients themselves, which nobody here wrote, are behind it in ``rest_clients
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -63,12 +63,43 @@ class Refused(Exception):
         self.message = message
 
 
+class Options(NamedTuple):
+    """What a call may have besides its message. ``timeout`` in seconds; binary metadata is ``bytes`` under a name that
+    ends in ``-bin``; ``gzip``: the request is compressed."""
+
+    timeout: float = 20.0
+    metadata: Sequence[tuple[str, str | bytes]] = ()
+    gzip: bool = False
+
+
+PLAIN = Options()
+
+
 class Client(Protocol):
     """One that infers."""
 
     def infer(self, case: Case, request_id: str) -> Answered: ...
 
     def close(self) -> None: ...
+
+
+class Caller(Client, Protocol):
+    """One over gRPC."""
+
+    def infer(self, case: Case, request_id: str, options: Options = PLAIN) -> Answered: ...
+
+
+class Beginner(Caller, Protocol):
+    """One that can leave a call under way, and follow a stream."""
+
+    def begin(self, case: Case) -> Callable[[], None]:
+        """Begin a call; what is returned cancels it."""
+
+    def at_once(self, case: Case, count: int) -> Sequence[Answered]:
+        """The answers to ``count`` calls under way at the same time, on one connection."""
+
+    def watch(self, service: str) -> Iterator[str]:
+        """The statuses that ``grpc.health.v1.Health/Watch`` says, as they come; closed, it cancels the call."""
 
 
 class Described(NamedTuple):

@@ -9,16 +9,21 @@ from typing import Any
 
 import pytest
 from tests.conformance.clients import Addresses
-from tests.conformance.server import ServerProcess
+from tests.conformance.topologies import EACH_TOPOLOGY, Topology, served
 from tests.conformance.ways import Way
 
 #: The key of a test's property that says which client it used.
 CLIENT = "conformance client"
 
 
+@pytest.fixture(scope="package", params=EACH_TOPOLOGY)
+def topology(request: pytest.FixtureRequest) -> Topology:
+    return request.param  # type: ignore[no-any-return]
+
+
 @pytest.fixture(scope="package")
-def server() -> Iterator[Addresses]:
-    with ServerProcess(limits={"max_rows": 2000}) as running:
+def server(topology: Topology) -> Iterator[Addresses]:
+    with served(topology, limits={"max_rows": 2000}) as running:
         yield running.addresses
 
 
@@ -37,9 +42,13 @@ def connect(server: Addresses) -> Iterator[Callable[[Way], Any]]:
 
 
 @pytest.fixture
-def record_client(record_property: Callable[[str, object], None]) -> Callable[[Way], None]:
-    """Says in the test's report which client it used."""
-    return lambda way: record_property(CLIENT, [way.client, way.version(), f"{way.transport} {way.encoding}"])
+def record_client(record_property: Callable[[str, object], None], topology: Topology) -> Callable[[Way], None]:
+    """Says in the test's report which client it used, and how it reached the server."""
+
+    def record(way: Way) -> None:
+        record_property(CLIENT, [topology.name, way.client, way.version(), f"{way.transport} {way.encoding}"])
+
+    return record
 
 
 @pytest.fixture
@@ -49,25 +58,19 @@ def client(way: Way, connect: Callable[[Way], Any], record_client: Callable[[Way
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Clients by transports and encodings: passed of all that were tried."""
+    """For each topology, clients by transports and encodings: passed of all that were tried."""
     passed, tried = Counter[Any](), Counter[Any]()
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
             for key, value in getattr(report, "user_properties", ()):
                 if key == CLIENT and (report.when == "call" or outcome == "failed"):
-                    client, version, column = value
-                    tried[client, version, column] += 1
-                    passed[client, version, column] += outcome == "passed"
-    if not tried:
-        return
+                    tried[tuple(value)] += 1
+                    passed[tuple(value)] += outcome == "passed"
     columns = [f"{t} {e}" for t, e in (("REST", "json"), ("REST", "binary"), ("gRPC", "typed"), ("gRPC", "raw"))]
-    terminalreporter.section("conformance: cases passed, of those tried")
-    terminalreporter.line(f"{'client':<24}{'version':<10}" + "".join(f"{column:>14}" for column in columns))
-    for client, version in dict.fromkeys(key[:2] for key in tried):
-        cells = [
-            f"{passed[client, version, column]}/{tried[client, version, column]}"
-            if tried[client, version, column]
-            else "-"
-            for column in columns
-        ]
-        terminalreporter.line(f"{client:<24}{version:<10}" + "".join(f"{cell:>14}" for cell in cells))
+    for topology in dict.fromkeys(key[0] for key in tried):
+        terminalreporter.section(f"conformance over {topology}: cases passed, of those tried")
+        terminalreporter.line(f"{'client':<24}{'version':<10}" + "".join(f"{column:>14}" for column in columns))
+        for client, version in dict.fromkeys(key[1:3] for key in tried if key[0] == topology):
+            keys = [(topology, client, version, column) for column in columns]
+            cells = [f"{passed[key]}/{tried[key]}" if tried[key] else "-" for key in keys]
+            terminalreporter.line(f"{client:<24}{version:<10}" + "".join(f"{cell:>14}" for cell in cells))

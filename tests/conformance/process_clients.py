@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Timer
@@ -18,9 +19,11 @@ from typing import Any
 from tests.conformance.cases import Case
 from tests.conformance.clients import (
     CODES,
+    PLAIN,
     Addresses,
     Answered,
     Described,
+    Options,
     Output,
     Refused,
     described,
@@ -68,27 +71,30 @@ class ProcessClient:
             raise Refused(code, reply["refused"])
         return reply["value"]
 
-    def infer(self, case: Case, request_id: str) -> Answered:
-        inputs = [
-            {
-                "name": sent.name,
-                "datatype": sent.datatype,
-                "shape": sent.array.shape,
-                "raw": b64encode(raw(sent.array)).decode(),
-            }
-            for sent in case.inputs
+    def infer(self, case: Case, request_id: str, options: Options = PLAIN) -> Answered:
+        """``options`` are JavaScript's only."""
+        metadata = [
+            [name, {"text": value} if isinstance(value, str) else {"base64": b64encode(value).decode()}]
+            for name, value in options.metadata
         ]
-        asked = {"model": case.model, "version": case.version, "id": request_id, "inputs": inputs}
-        value = self.ask("infer", **asked, outputs=case.outputs)
-        outputs = [
-            Output(
-                output["name"],
-                output["datatype"],
-                from_raw(b64decode(output["raw"]), output["datatype"]).reshape(output["shape"]),
-            )
-            for output in value["outputs"]
-        ]
-        return Answered(value["model"], value["version"], value["id"], outputs)
+        more = {} if options is PLAIN else {"timeout": options.timeout, "metadata": metadata, "gzip": options.gzip}
+        return answered(self.ask("infer", **asked_of(case, request_id), **more))
+
+    def begin(self, case: Case) -> Callable[[], None]:
+        """JavaScript's only, as what follows."""
+        number = self.ask("begin", **asked_of(case, ""))
+        return lambda: self.ask("cancel", number=number)
+
+    def at_once(self, case: Case, count: int) -> Sequence[Answered]:
+        return [answered(value) for value in self.ask("at_once", count=count, **asked_of(case, ""))]
+
+    def watch(self, service: str) -> Iterator[str]:
+        number = self.ask("watch", service=service)
+        try:
+            while (status := self.ask("next", number=number)) is not None:
+                yield status
+        finally:
+            self.ask("cancel", number=number)
 
     def live(self) -> bool:
         return bool(self.ask("live"))
@@ -123,6 +129,37 @@ class ProcessClient:
             self._process.kill()
             self._process.communicate()
             self._log.close()
+
+
+def asked_of(case: Case, request_id: str) -> dict[str, Any]:
+    inputs = [
+        {
+            "name": sent.name,
+            "datatype": sent.datatype,
+            "shape": sent.array.shape,
+            "raw": b64encode(raw(sent.array)).decode(),
+        }
+        for sent in case.inputs
+    ]
+    return {
+        "model": case.model,
+        "version": case.version,
+        "id": request_id,
+        "inputs": inputs,
+        "outputs": case.outputs,
+    }
+
+
+def answered(value: Any) -> Answered:
+    outputs = [
+        Output(
+            output["name"],
+            output["datatype"],
+            from_raw(b64decode(output["raw"]), output["datatype"]).reshape(output["shape"]),
+        )
+        for output in value["outputs"]
+    ]
+    return Answered(value["model"], value["version"], value["id"], outputs)
 
 
 def kserve(addresses: Addresses, transport: str, encoding: str) -> ProcessClient:

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import numpy as np
@@ -143,7 +143,16 @@ def infer_path(model: str, version: str = "") -> str:
     return f"/v2/models/{model}/versions/{version}/infer" if version else f"/v2/models/{model}/infer"
 
 
-def exchange(client: HttpxClient | UrllibClient, case: Case, request_id: str) -> Answered:
+class ByHand(Protocol):
+    """A client that posts any bytes. Header names of a reply are found as ``HEADER_LENGTH`` is written, at least."""
+
+    binary: bool
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body."""
+
+
+def exchange(client: ByHand, case: Case, request_id: str) -> Answered:
     body, headers = encode(case, request_id, client.binary)
     status, reply_headers, reply = client.post(infer_path(case.model, case.version), body, headers)
     if status != 200:

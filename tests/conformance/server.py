@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 
 class ServerProcess:
-    """For ``with``: ``addresses`` are there once it serves. ``settings`` are sections of the settings."""
+    """For ``with``: ``addresses`` are there once it serves; gRPC's is REST's where it has none of its own. ``settings``
+    are sections of the settings."""
 
     def __init__(self, **settings: Mapping[str, Any]) -> None:
         self._settings = {
@@ -45,7 +46,8 @@ class ServerProcess:
         if not line:
             self._process.wait(PATIENCE)
         assert line, self.log()
-        self.addresses = Addresses(*json.loads(line))
+        http, grpc = json.loads(line)
+        self.addresses = Addresses(http, grpc or http.removeprefix("http://"))
         return self
 
     def terminate(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.conformance.cases import CASES, MISTAKES, Case
 from tests.conformance.clients import Addresses, Refused
 from tests.conformance.exact import assert_exact
-from tests.conformance.server import ServerProcess
+from tests.conformance.topologies import Topology, served
 from tests.conformance.ways import WAYS, Way, each
 from tests.valkey import Valkey
 from tests.wire import ask
@@ -19,12 +19,12 @@ PLAIN_WAYS = [way for way in WAYS if way.client in ("httpx", "grpcio")]
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Addresses]]:
+def servers(topology: Topology, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Addresses]]:
     with contextlib.ExitStack() as stack:
         valkey = stack.enter_context(Valkey(tmp_path_factory.mktemp("valkey")))
         cache = {"enabled": True, "redis_url": valkey.url, "redis_timeout": 2.0, "lease_wait": 2.0}
         settings = {"limits": {"max_rows": 2000}, "cache": cache}
-        yield [stack.enter_context(ServerProcess(**settings)).addresses for _ in range(2)]
+        yield [stack.enter_context(served(topology, **settings)).addresses for _ in range(2)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tests.conformance.clients import Addresses
-from tests.conformance.server import ServerProcess
+from tests.conformance.topologies import Topology, served
 
 PATIENCE = 20.0
 SERVICES = [
@@ -125,9 +125,11 @@ def test_an_unknown_service_is_not_found_and_watched_as_unknown(channel: grpc.Ch
     stream.cancel()
 
 
-def test_a_watch_sees_the_drain() -> None:
-    server = ServerProcess(serving={"drain_delay": 1.0})
-    with server, grpc.insecure_channel(server.addresses.grpc) as channel:
+def test_a_watch_sees_the_drain(topology: Topology) -> None:
+    with (
+        served(topology, serving={"drain_delay": 1.0}) as server,
+        grpc.insecure_channel(server.addresses.grpc) as channel,
+    ):
         streams = [watch(channel, ""), watch(channel, "inference.GRPCInferenceService")]
         assert [next(stream).status for stream in streams] == [STATUS.SERVING] * 2
         server.terminate()

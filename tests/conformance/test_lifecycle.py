@@ -10,7 +10,7 @@ import pytest
 from tests.conformance.cases import VALUES, Case, Got, Sent
 from tests.conformance.clients import Addresses, Operator, Refused
 from tests.conformance.models import MODELS
-from tests.conformance.server import ServerProcess
+from tests.conformance.topologies import Topology, served
 from tests.conformance.ways import TYPED_MESSAGES, WAYS, Way, each
 
 from keelway import __version__
@@ -21,9 +21,9 @@ SUM = Case("", "sums", [Sent("input", "FP32", [[1.0, 2.0]])], [Got("sum", "FP32"
 
 
 @pytest.fixture(scope="module")
-def controlled() -> Iterator[Addresses]:
+def controlled(topology: Topology) -> Iterator[Addresses]:
     """A server that may be told to load and unload."""
-    with ServerProcess(serving={"allow_model_control": True}) as running:
+    with served(topology, serving={"allow_model_control": True}) as running:
         yield running.addresses
 
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from tests.conformance.clients import Refused
-from tests.conformance.grpc_clients import GrpcioClient, answer_of, messages
+from tests.conformance.grpc_clients import answer_of, messages
+from tests.conformance.grpc_libraries import GrpcioClient
 from tests.conformance.rest_clients import infer_path
 from tests.conformance.ways import JSON_BY_HAND, RAW_MESSAGES, TYPED_MESSAGES, Way, each
 

@@ -17,7 +17,8 @@ from tests.conformance.cases import (
     Refusal,
 )
 from tests.conformance.clients import CODES, Refused
-from tests.conformance.grpc_clients import LISTS, GrpcioClient, messages
+from tests.conformance.grpc_clients import LISTS, messages
+from tests.conformance.grpc_libraries import GrpcioClient
 from tests.conformance.rest_clients import HEADER_LENGTH, HttpxClient, UrllibClient, infer_path
 from tests.conformance.ways import BYTES_BY_HAND, JSON_BY_HAND, RAW_MESSAGES, TYPED_MESSAGES, Way, each
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+import grpclib.client
 import pytest
 from tests.conformance import process_clients
 from tests.conformance.clients import Addresses, Refused
-from tests.conformance.grpc_clients import messages, triton
+from tests.conformance.command_clients import CALL_HEADERS, Folder, curl, framed, raise_status, unframed
+from tests.conformance.grpc_clients import messages, path_of, triton
+from tests.conformance.grpc_libraries import serializers
 from tests.conformance.server import ServerProcess
 
 from keelway.errors import ErrorCode
 
 pytestmark = pytest.mark.slow
 PATIENCE = 20.0
+READY = path_of("ServerReady")
+ASKED = messages.ServerReadyRequest()
 
 
 class Secured(NamedTuple):
@@ -57,6 +64,41 @@ def test_grpcio(secured: Secured) -> None:
         assert ready(channel)
 
 
+def test_grpc_aio(secured: Secured) -> None:
+    async def asked() -> bool:
+        credentials = grpc.ssl_channel_credentials(secured.certificate.read_bytes())
+        async with grpc.aio.secure_channel(secured.addresses.grpc, credentials) as channel:
+            call = channel.unary_unary(READY, *serializers(ASKED, messages.ServerReadyResponse))
+            return bool((await call(ASKED, timeout=PATIENCE)).ready)
+
+    assert asyncio.run(asked())
+
+
+def test_grpclib(secured: Secured) -> None:
+    host, _, port = secured.addresses.grpc.rpartition(":")
+    trusting = ssl.create_default_context(cafile=str(secured.certificate))
+    trusting.set_alpn_protocols(["h2"])
+
+    async def asked() -> bool:
+        async with grpclib.client.Channel(host, int(port), ssl=trusting) as channel:
+            call: Any = grpclib.client.UnaryUnaryMethod(channel, READY, type(ASKED), messages.ServerReadyResponse)
+            reply = await call(ASKED, timeout=PATIENCE)
+            # Closed, it would wait for the other side's goodbye in TLS for longer than this loop lives.
+            channel._protocol.connection._transport.abort()
+        await asyncio.sleep(0)
+        return bool(reply.ready)
+
+    assert asyncio.run(asked())
+
+
+def test_curl_by_what_the_greeting_of_tls_agrees_on(secured: Secured) -> None:
+    with contextlib.closing(Folder()) as folder:
+        body, trust = framed(ASKED.SerializeToString()), ["--cacert", str(secured.certificate)]
+        said = curl(folder, f"https://{secured.addresses.grpc}{READY}", body, CALL_HEADERS, "--http2", *trust)
+    raise_status(said.headers)
+    assert messages.ServerReadyResponse.FromString(unframed(said)).ready
+
+
 def test_nvidias_client(secured: Secured) -> None:
     opened: Any = triton.InferenceServerClient(
         secured.addresses.grpc, ssl=True, root_certificates=str(secured.certificate)
@@ -88,9 +130,5 @@ def test_nobody_is_answered_without_tls_or_believed_without_trust(secured: Secur
 
 
 def ready(channel: grpc.Channel) -> bool:
-    call = channel.unary_unary(
-        "/inference.GRPCInferenceService/ServerReady",
-        request_serializer=messages.ServerReadyRequest.SerializeToString,
-        response_deserializer=messages.ServerReadyResponse.FromString,
-    )
-    return bool(call(messages.ServerReadyRequest(), timeout=PATIENCE).ready)
+    call = channel.unary_unary(READY, *serializers(ASKED, messages.ServerReadyResponse))
+    return bool(call(ASKED, timeout=PATIENCE).ready)

@@ -9,13 +9,21 @@ from platform import python_version
 from typing import Any, NamedTuple
 
 import pytest
-from tests.conformance import environments, grpc_clients, process_clients, rest_clients
+from tests.conformance import (
+    command_clients,
+    environments,
+    grpc_clients,
+    grpc_libraries,
+    process_clients,
+    rest_clients,
+)
 from tests.conformance.cases import Case
 from tests.conformance.clients import Addresses, Encoding
 
 
 class Way(NamedTuple):
-    """``version`` is the client's. ``slow``: it needs an environment of its own, made on demand. ``asks``: it can ask
+    """``version`` is the client's. ``slow``: it needs an environment of its own, made on demand, or
+    a command that has to be installed. ``asks``: it can ask
     about the server too, as an ``Operator``."""
 
     client: str
@@ -47,7 +55,8 @@ def of(package: str) -> Callable[[], str]:
     return partial(metadata.version, package)
 
 
-TRITON, HTTPX, GRPCIO = of("tritonclient"), of("httpx"), of("grpcio")
+TRITON, HTTPX, GRPCIO, GRPCLIB = of("tritonclient"), of("httpx"), of("grpcio"), of("grpclib")
+CURL, NGHTTP = partial(command_clients.version, "curl"), partial(command_clients.version, "nghttp")
 TRITON_HTTP, TRITON_GRPC = rest_clients.TritonClient, grpc_clients.TritonClient
 TRITON_AIO = partial(TRITON_HTTP, asynchronous=True)
 KSERVE, JAVASCRIPT = environments.kserve_version, environments.javascript_version
@@ -63,6 +72,11 @@ def javascript(encoding: Encoding, asks: bool) -> Way:
     return Way("@grpc/grpc-js", "gRPC", encoding, JAVASCRIPT, opening, slow=True, asks=asks)
 
 
+def command(name: str, version: Callable[[], str], encoding: Encoding, asks: bool = False) -> Way:
+    opening = partial(command_clients.CommandMessageClient, raw=encoding == "raw", command=name)
+    return Way(name, "gRPC", encoding, version, opening, slow=True, asks=asks)
+
+
 WAYS: Sequence[Way] = [
     Way("tritonclient.http", "REST", "json", TRITON, partial(TRITON_HTTP, binary=False), asks=True),
     Way("tritonclient.http", "REST", "binary", TRITON, partial(TRITON_HTTP, binary=True)),
@@ -74,8 +88,19 @@ WAYS: Sequence[Way] = [
     Way("urllib", "REST", "binary", python_version, partial(rest_clients.UrllibClient, binary=True)),
     Way("tritonclient.grpc", "gRPC", "raw", TRITON, TRITON_GRPC, asks=True),
     Way("tritonclient.grpc.aio", "gRPC", "raw", TRITON, partial(TRITON_GRPC, asynchronous=True), asks=True),
-    Way("grpcio", "gRPC", "typed", GRPCIO, partial(grpc_clients.GrpcioClient, raw=False), asks=True),
-    Way("grpcio", "gRPC", "raw", GRPCIO, partial(grpc_clients.GrpcioClient, raw=True)),
+    Way("grpcio", "gRPC", "typed", GRPCIO, partial(grpc_libraries.GrpcioClient, raw=False), asks=True),
+    Way("grpcio", "gRPC", "raw", GRPCIO, partial(grpc_libraries.GrpcioClient, raw=True)),
+    Way("grpc.aio", "gRPC", "typed", GRPCIO, partial(grpc_libraries.GrpcAioClient, raw=False), asks=True),
+    Way("grpc.aio", "gRPC", "raw", GRPCIO, partial(grpc_libraries.GrpcAioClient, raw=True)),
+    Way("grpclib", "gRPC", "typed", GRPCLIB, partial(grpc_libraries.GrpclibClient, raw=False), asks=True),
+    Way("grpclib", "gRPC", "raw", GRPCLIB, partial(grpc_libraries.GrpclibClient, raw=True)),
+    Way("curl", "REST", "json", CURL, partial(command_clients.CurlClient, binary=False), slow=True),
+    Way("curl", "REST", "binary", CURL, partial(command_clients.CurlClient, binary=True), slow=True),
+    command("curl", CURL, "typed", asks=True),
+    command("curl", CURL, "raw"),
+    # It calls twice for one answer, so it is not asked to load or unload.
+    command("nghttp", NGHTTP, "typed"),
+    command("nghttp", NGHTTP, "raw"),
     # KServe's own code sends no FP16 as JSON, takes every BYTES outside raw contents for text, and reads those of a
     # binary reply over REST so too.
     kserve("REST", "json", "identity of FP16"),
@@ -85,6 +110,11 @@ WAYS: Sequence[Way] = [
     javascript("typed", asks=True),
     javascript("raw", asks=False),
 ]
+
+#: The gRPC clients, each once.
+CALLERS = [way for way in WAYS if (way.transport, way.encoding) == ("gRPC", "raw")]
+#: Those that can leave a call under way, and follow a stream.
+BEGINNERS = [way for way in CALLERS if way.client in ("grpcio", "grpc.aio", "grpclib", "@grpc/grpc-js")]
 
 #: For what no client would send: clients that take any body, and any message.
 JSON_BY_HAND = [way for way in WAYS if way.client in ("httpx", "urllib") and way.encoding == "json"]

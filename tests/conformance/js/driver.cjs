@@ -14,20 +14,28 @@ const [folder, address, encoding, trusted] = process.argv.slice(2);
 const credentials = trusted ? grpc.credentials.createSsl(fs.readFileSync(trusted)) : grpc.credentials.createInsecure();
 const PATIENCE = 20_000;
 
-function service(file, name) {
+function service(file, name, options = {}) {
   // 64-bit integers as text, since a number of JavaScript has 53 bits.
-  const options = { keepCase: true, longs: String, enums: String, defaults: true, oneofs: true };
-  const loaded = loader.loadSync(path.join(folder, file), options);
+  const parsing = { keepCase: true, longs: String, enums: String, defaults: true, oneofs: true };
+  const loaded = loader.loadSync(path.join(folder, file), parsing);
   const Service = name.split(".").reduce((found, part) => found[part], grpc.loadPackageDefinition(loaded));
-  return new Service(address, credentials);
+  return new Service(address, credentials, { "grpc.max_receive_message_length": -1, ...options });
 }
 
-const inference = service("open_inference.proto", "inference.GRPCInferenceService");
+const INFERENCE = ["open_inference.proto", "inference.GRPCInferenceService"];
+const GZIP = { "grpc.default_compression_algorithm": grpc.compressionAlgorithms.gzip };
+const inference = service(...INFERENCE);
+const compressing = service(...INFERENCE, GZIP);
 const models = service("model_service.proto", "keelway.v1.ModelService");
+const health = service("health.proto", "grpc.health.v1.Health");
 
-function call(client, method, request) {
+function call(client, method, request, timeout = PATIENCE, items = []) {
+  const metadata = new grpc.Metadata();
+  for (const [name, value] of items) {
+    metadata.add(name, "text" in value ? value.text : Buffer.from(value.base64, "base64"));
+  }
   return new Promise((resolve, reject) => {
-    client[method](request, { deadline: Date.now() + PATIENCE }, (error, reply) =>
+    client[method](request, metadata, { deadline: Date.now() + timeout }, (error, reply) =>
       error ? reject(error) : resolve(reply),
     );
   });
@@ -88,7 +96,7 @@ function rawOf(datatype, contents) {
   return raw;
 }
 
-async function infer(asked) {
+function requestOf(asked) {
   const raws = asked.inputs.map((sent) => Buffer.from(sent.raw, "base64"));
   const inputs = asked.inputs.map(({ name, datatype, shape }, at) => ({
     name,
@@ -96,14 +104,17 @@ async function infer(asked) {
     shape,
     ...(encoding === "raw" ? {} : { contents: contentsOf(datatype, raws[at]) }),
   }));
-  const reply = await call(inference, "ModelInfer", {
+  return {
     model_name: asked.model,
     model_version: asked.version,
     id: asked.id,
     inputs,
     outputs: (asked.outputs ?? []).map((name) => ({ name })),
     raw_input_contents: encoding === "raw" ? raws : [],
-  });
+  };
+}
+
+function answerOf(reply) {
   const answeredRaw = reply.raw_output_contents.length > 0;
   if (answeredRaw !== (encoding === "raw")) throw new Error("the answer comes in another form than the request");
   const outputs = reply.outputs.map(({ name, datatype, shape, contents }, at) => ({
@@ -113,6 +124,46 @@ async function infer(asked) {
     raw: (answeredRaw ? reply.raw_output_contents[at] : rawOf(datatype, contents)).toString("base64"),
   }));
   return { model: reply.model_name, version: reply.model_version, id: reply.id, outputs };
+}
+
+async function infer(asked) {
+  const timeout = asked.timeout === undefined ? PATIENCE : asked.timeout * 1000;
+  return answerOf(
+    await call(asked.gzip ? compressing : inference, "ModelInfer", requestOf(asked), timeout, asked.metadata),
+  );
+}
+
+async function atOnce(asked) {
+  const request = requestOf(asked);
+  const calls = Array.from({ length: asked.count }, () => call(inference, "ModelInfer", request));
+  return (await Promise.all(calls)).map(answerOf);
+}
+
+// What is under way: calls, and streams with what they have said and nobody has asked for yet.
+const underWay = [];
+
+function begin(asked) {
+  return underWay.push({ call: inference.ModelInfer(requestOf(asked), () => {}) }) - 1;
+}
+
+function watch({ service }) {
+  const said = [];
+  let ask = () => {};
+  const call = health.Watch({ service }, { deadline: Date.now() + PATIENCE });
+  const add = (item) => {
+    said.push(item);
+    ask();
+  };
+  call.on("data", (reply) => add({ status: reply.status }));
+  call.on("error", (error) => add({ error }));
+  call.on("end", () => add({ status: null }));
+  const next = async () => {
+    if (said.length === 0) await new Promise((resolve) => (ask = resolve));
+    const { status, error } = said.shift();
+    if (error) throw error;
+    return status;
+  };
+  return underWay.push({ call, next }) - 1;
 }
 
 function valueOf(item) {
@@ -144,6 +195,11 @@ async function batchPredict(asked) {
 
 const CALLS = {
   infer,
+  at_once: atOnce,
+  begin,
+  watch,
+  next: ({ number }) => underWay[number].next(),
+  cancel: ({ number }) => underWay[number].call.cancel() ?? null,
   batch_predict: batchPredict,
   live: async () => (await call(inference, "ServerLive", {})).live,
   ready: async () => (await call(inference, "ServerReady", {})).ready,
