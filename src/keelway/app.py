@@ -17,7 +17,6 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from inspect import isawaitable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
@@ -35,7 +34,6 @@ from keelway.edge.fast_lane import lane_factory
 from keelway.edge.listening import Addresses, address_of, bind, resolve, split_address
 from keelway.edge.protocol import sweep_forever
 from keelway.edge.server import EdgeServer
-from keelway.errors import FailedPrecondition
 from keelway.guard.admission import Admission
 from keelway.hosting.fleet import Fleet
 from keelway.hosting.loading import load_version
@@ -45,15 +43,14 @@ from keelway.observe.records import JsonLinesSink, NullSink, RecordRing
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import RecordSink
 from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot
+from keelway.transports.grpc.lane import GrpcLane
+from keelway.transports.grpc.server import GrpcServer
 from keelway.transports.rest.door import Door
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.lane import InferenceLane
 from keelway.transports.rest.paths import InferencePaths
 from keelway.transports.rest.service import Scrape, Service
 from keelway.types import InferenceRecord
-
-if TYPE_CHECKING:
-    from keelway.transports.grpc.server import GrpcServer
 
 log = logging.getLogger("keelway.app")
 
@@ -238,15 +235,8 @@ class App:
             return ""
         shared = self._berth and self._berth.grpc
         endpoint = shared or resolve(settings.grpc.address, "grpc.address", insecure=settings.http.insecure)
-        # The library writes a line of its own, in a form of its own, for each wrong header of any stranger.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        try:
-            from keelway.transports.grpc.server import GrpcServer
-        except ImportError:
-            raise FailedPrecondition("serving gRPC needs grpcio", hint='pip install "keelway[grpc]"') from None
-        self._grpc = GrpcServer(
-            settings, self._plane, self._fleet, self._ids, self._is_ready, shared=shared is not None
-        )
+        lane = GrpcLane(settings, self._plane, self._fleet, self._ids, self._is_ready)
+        self._grpc = GrpcServer(settings, lane, self._clock, shared=shared is not None)
         return await self._grpc.start(endpoint)
 
     async def _stop_grpc(self) -> None:
