@@ -8,7 +8,7 @@ knows models. Of uvicorn's inside it leans on what ``_LaneCycle`` and ``FastLane
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
@@ -93,7 +93,7 @@ class _LaneCycle:
 
 
 class FastLaneProtocol(LimitedProtocol):
-    """One connection. ``lane_factory`` binds ``lane``, ``settings`` and ``clock``; the rest is uvicorn's."""
+    """One connection. ``preface.port_factory`` binds ``lane``, ``settings`` and ``clock``; the rest is uvicorn's."""
 
     def __init__(self, lane: Lane, settings: HttpSettings, clock: Clock, *args: Any, **kwargs: Any) -> None:
         super().__init__(settings, clock, *args, **kwargs)
@@ -217,8 +217,3 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 
 def _status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-
-
-def lane_factory(lane: Lane, settings: HttpSettings, clock: Clock) -> Callable[..., FastLaneProtocol]:
-    """What uvicorn's ``http`` setting takes: makes one protocol per connection."""
-    return partial(FastLaneProtocol, lane, settings, clock)

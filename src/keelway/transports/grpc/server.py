@@ -48,7 +48,6 @@ class GrpcServer:
         """Take no more calls, and give those under way ``grace`` seconds to finish. Called again, with less."""
         if self._server is not None:
             self._server.close()
-        self._lane.close()
         for connection in list(self._connections):
             connection.shutdown()
         end = self._clock.monotonic() + grace
