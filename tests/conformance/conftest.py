@@ -62,7 +62,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     columns = [f"{t} {e}" for t, e in (("REST", "json"), ("REST", "binary"), ("gRPC", "typed"), ("gRPC", "raw"))]
     terminalreporter.section("conformance: cases passed, of those tried")
-    terminalreporter.line(f"{'client':<24}{'version':<10}" + "".join(f"{column:>14}" for column in columns))
+    terminalreporter.line(f"{'client':<28}{'version':<10}" + "".join(f"{column:>14}" for column in columns))
     for client, version in dict.fromkeys(key[:2] for key in tried):
         cells = [
             f"{passed[client, version, column]}/{tried[client, version, column]}"
@@ -70,4 +70,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             else "-"
             for column in columns
         ]
-        terminalreporter.line(f"{client:<24}{version:<10}" + "".join(f"{cell:>14}" for cell in cells))
+        terminalreporter.line(f"{client:<28}{version:<10}" + "".join(f"{cell:>14}" for cell in cells))

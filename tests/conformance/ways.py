@@ -63,28 +63,45 @@ def javascript(encoding: Encoding, asks: bool) -> Way:
     return Way("@grpc/grpc-js", "gRPC", encoding, JAVASCRIPT, opening, slow=True, asks=asks)
 
 
-WAYS: Sequence[Way] = [
-    Way("tritonclient.http", "REST", "json", TRITON, partial(TRITON_HTTP, binary=False), asks=True),
-    Way("tritonclient.http", "REST", "binary", TRITON, partial(TRITON_HTTP, binary=True)),
-    Way("tritonclient.http.aio", "REST", "json", TRITON, partial(TRITON_AIO, binary=False), asks=True),
-    Way("tritonclient.http.aio", "REST", "binary", TRITON, partial(TRITON_AIO, binary=True)),
-    Way("httpx", "REST", "json", HTTPX, partial(rest_clients.HttpxClient, binary=False)),
-    Way("httpx", "REST", "binary", HTTPX, partial(rest_clients.HttpxClient, binary=True)),
-    Way("urllib", "REST", "json", python_version, partial(rest_clients.UrllibClient, binary=False)),
-    Way("urllib", "REST", "binary", python_version, partial(rest_clients.UrllibClient, binary=True)),
-    Way("tritonclient.grpc", "gRPC", "raw", TRITON, TRITON_GRPC, asks=True),
-    Way("tritonclient.grpc.aio", "gRPC", "raw", TRITON, partial(TRITON_GRPC, asynchronous=True), asks=True),
-    Way("grpcio", "gRPC", "typed", GRPCIO, partial(grpc_clients.GrpcioClient, raw=False), asks=True),
-    Way("grpcio", "gRPC", "raw", GRPCIO, partial(grpc_clients.GrpcioClient, raw=True)),
-    # KServe's own code sends no FP16 as JSON, takes every BYTES outside raw contents for text, and reads those of a
-    # binary reply over REST so too.
-    kserve("REST", "json", "identity of FP16"),
-    kserve("REST", "binary", "bytes that are no text"),
-    kserve("gRPC", "typed", "bytes that are no text"),
-    kserve("gRPC", "raw"),
-    javascript("typed", asks=True),
-    javascript("raw", asks=False),
-]
+def on_the_http_port(opening: Callable[[Addresses], Any], addresses: Addresses) -> Any:
+    """A client of gRPC at the address of REST."""
+    return opening(Addresses(addresses.http, addresses.http.removeprefix("http://")))
+
+
+def one_port(way: Way) -> Way:
+    """``way`` of gRPC on the port of REST."""
+    return way._replace(client=f"{way.client} :http", open=partial(on_the_http_port, way.open))
+
+
+def two_ports(ways: Sequence[Way]) -> Sequence[Way]:
+    """``ways``, and those of gRPC once more on the other port."""
+    return [*ways, *(one_port(way) for way in ways if way.transport == "gRPC")]
+
+
+WAYS: Sequence[Way] = two_ports(
+    [
+        Way("tritonclient.http", "REST", "json", TRITON, partial(TRITON_HTTP, binary=False), asks=True),
+        Way("tritonclient.http", "REST", "binary", TRITON, partial(TRITON_HTTP, binary=True)),
+        Way("tritonclient.http.aio", "REST", "json", TRITON, partial(TRITON_AIO, binary=False), asks=True),
+        Way("tritonclient.http.aio", "REST", "binary", TRITON, partial(TRITON_AIO, binary=True)),
+        Way("httpx", "REST", "json", HTTPX, partial(rest_clients.HttpxClient, binary=False)),
+        Way("httpx", "REST", "binary", HTTPX, partial(rest_clients.HttpxClient, binary=True)),
+        Way("urllib", "REST", "json", python_version, partial(rest_clients.UrllibClient, binary=False)),
+        Way("urllib", "REST", "binary", python_version, partial(rest_clients.UrllibClient, binary=True)),
+        Way("tritonclient.grpc", "gRPC", "raw", TRITON, TRITON_GRPC, asks=True),
+        Way("tritonclient.grpc.aio", "gRPC", "raw", TRITON, partial(TRITON_GRPC, asynchronous=True), asks=True),
+        Way("grpcio", "gRPC", "typed", GRPCIO, partial(grpc_clients.GrpcioClient, raw=False), asks=True),
+        Way("grpcio", "gRPC", "raw", GRPCIO, partial(grpc_clients.GrpcioClient, raw=True)),
+        # KServe's own code sends no FP16 as JSON, takes every BYTES outside raw contents for text, and reads those of a
+        # binary reply over REST so too.
+        kserve("REST", "json", "identity of FP16"),
+        kserve("REST", "binary", "bytes that are no text"),
+        kserve("gRPC", "typed", "bytes that are no text"),
+        kserve("gRPC", "raw"),
+        javascript("typed", asks=True),
+        javascript("raw", asks=False),
+    ]
+)
 
 #: For what no client would send: clients that take any body, and any message.
 JSON_BY_HAND = [way for way in WAYS if way.client in ("httpx", "urllib") and way.encoding == "json"]

@@ -106,9 +106,10 @@ class ControlFrames(SendingSide):
             return
         if len(payload) > _SETTINGS * SETTING.size:
             raise ConnectionFailure(Http2Error.ENHANCE_YOUR_CALM, "too many settings")
+        # Acknowledged first: what new windows let out stands behind it, and not before the peer goes by them.
+        self.out.append(frame(SETTINGS, ACK, 0))
         for name, value in SETTING.iter_unpack(payload):
             self._set(name, value)
-        self.out.append(frame(SETTINGS, ACK, 0))
 
     def _set(self, name: int, value: int) -> None:
         if name == INITIAL_WINDOW_SIZE:
