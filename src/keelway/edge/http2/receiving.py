@@ -218,41 +218,8 @@ class ReceivingSide(ControlFrames):
             self.reset_stream(stream, Http2Error.REFUSED_STREAM)
             return
         response = stream.exchange.finish(payload)
-        if response is None:
-            return
-        head, body, trailers = response
-        size = len(body)
-        if (
-            not trailers
-            or size > self.window
-            or size > self.frame_size
-            or size > self.initial_window + stream.credit
-            or self.block_prefix
-            or self.waiting_bytes
-            or self.paused
-        ):
+        if response is not None:
             self.respond(stream, response)
-            return
-        # What ``respond`` does, for an answer that fits everywhere.
-        self.window -= size
-        number = stream.id
-        pack = FRAME_HEAD.pack
-        self.out.append(
-            b"".join(
-                (
-                    pack(len(head) >> 8, len(head) & 0xFF, HEADERS, END_HEADERS, number),
-                    head,
-                    pack(size >> 8, size & 0xFF, DATA, 0, number),
-                    body,
-                    pack(len(trailers) >> 8, len(trailers) & 0xFF, HEADERS, END_HEADERS | END_STREAM, number),
-                    trailers,
-                )
-            )
-        )
-        streams = self.streams
-        del streams[number]
-        if not streams:
-            self.idle()
 
     def _stray_data(self, number: int, stream: Stream | None, size: int) -> None:
         """DATA on a stream that takes none."""

@@ -12,6 +12,7 @@ from keelway.edge.http2.frames import (
     DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
+    FRAME_HEAD,
     HEADERS,
     LARGEST_WINDOW,
     SMALLEST_FRAME_SIZE,
@@ -52,18 +53,31 @@ class SendingSide(asyncio.Protocol):
     # Answers
 
     def respond(self, stream: Stream, response: Response) -> None:
-        """Answer ``stream`` whole."""
+        """Answer ``stream`` whole: in one piece if there is room for it, as there nearly always is."""
         if self.streams.get(stream.id) is not stream:
             return
         head, body, trailers = response
+        size = len(body)
         if not trailers:
             self._put_block(stream.id, head, END_STREAM)
             self._answered(stream)
-        else:
+        elif (
+            size > self.window
+            or size > self.frame_size
+            or size > self.initial_window + stream.credit
+            or self.waiting_bytes
+            or self.paused
+            or self.block_prefix
+        ):
             self._put_block(stream.id, head, 0)
             stream.trailers = trailers
             self._send(stream, body)
-        self.flush_soon()
+        else:
+            self.window -= size
+            self.out.append(_in_one_piece(stream.id, head, body, trailers))
+            self._answered(stream)
+        if not self.reading:
+            self.flush_soon()
 
     def start(self, stream: Stream, head: bytes) -> None:
         if self.streams.get(stream.id) is stream:
@@ -246,3 +260,18 @@ class SendingSide(asyncio.Protocol):
         stream.wake()
         if not self.streams:
             self.idle()
+
+
+def _in_one_piece(number: int, head: bytes, body: bytes, trailers: bytes) -> bytes:
+    """HEADERS, DATA and HEADERS again. Each has to fit into a frame of any peer."""
+    pack, size = FRAME_HEAD.pack, len(body)
+    return b"".join(
+        (
+            pack(len(head) >> 8, len(head) & 0xFF, HEADERS, END_HEADERS, number),
+            head,
+            pack(size >> 8, size & 0xFF, DATA, 0, number),
+            body,
+            pack(len(trailers) >> 8, len(trailers) & 0xFF, HEADERS, END_HEADERS | END_STREAM, number),
+            trailers,
+        )
+    )
