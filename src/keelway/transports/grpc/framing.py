@@ -71,7 +71,8 @@ class Framing:
         return unpacked
 
     def _too_large(self) -> CallRefused:
-        return CallRefused(Status.RESOURCE_EXHAUSTED, f"the message is larger than {self.limit} bytes")
+        # In words that gRPC's own libraries use, by which clients tell it from a caller that asks too often.
+        return CallRefused(Status.RESOURCE_EXHAUSTED, f"the message is larger than max, which is {self.limit} bytes")
 
 
 def framed(message: bytes) -> bytes:
