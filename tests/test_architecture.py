@@ -47,7 +47,7 @@ LAZY = frozenset(
 )
 
 #: Packages that are themselves imported inside functions, and what they may therefore import at their head.
-HOMES = {"transports/grpc": frozenset({"grpc"}), "client": frozenset({"grpc", "httpx"})}
+HOMES = {"client": frozenset({"grpc", "httpx"})}
 
 
 def imported_at_module_level(tree: ast.AST) -> Iterator[str]:

@@ -16,7 +16,6 @@ import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
@@ -30,11 +29,10 @@ from keelway.config import Settings
 from keelway.contract.names import fold
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.accepting import Berth
-from keelway.edge.fast_lane import lane_factory
 from keelway.edge.listening import Addresses, address_of, bind, resolve, split_address
+from keelway.edge.preface import port_factory
 from keelway.edge.protocol import sweep_forever
 from keelway.edge.server import EdgeServer
-from keelway.errors import FailedPrecondition
 from keelway.guard.admission import Admission
 from keelway.hosting.fleet import Fleet
 from keelway.hosting.loading import load_version
@@ -44,15 +42,14 @@ from keelway.observe.records import JsonLinesSink, NullSink, RecordRing
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import RecordSink
 from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot
+from keelway.transports.grpc.lane import GrpcLane
+from keelway.transports.grpc.server import GrpcServer
 from keelway.transports.rest.door import Door
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.lane import InferenceLane
 from keelway.transports.rest.paths import InferencePaths
 from keelway.transports.rest.service import Scrape, Service
 from keelway.types import InferenceRecord
-
-if TYPE_CHECKING:
-    from keelway.transports.grpc.server import GrpcServer
 
 log = logging.getLogger("keelway.app")
 
@@ -85,6 +82,7 @@ class App:
         self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache)
         self._fleet = Fleet(source, settings, self._publish, self._metrics, self._clock)
         self._ids = RequestIds()
+        self._grpc_lane: GrpcLane | None = None
         self._grpc: GrpcServer | None = None
         self._draining = False
         self._retiring = False
@@ -242,19 +240,19 @@ class App:
             return ""
         shared = self._berth and self._berth.grpc
         endpoint = shared or resolve(settings.grpc.address, "grpc.address", insecure=settings.http.insecure)
-        # The library writes a line of its own, in a form of its own, for each wrong header of any stranger.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        try:
-            from keelway.transports.grpc.server import GrpcServer
-        except ImportError:
-            raise FailedPrecondition("serving gRPC needs grpcio", hint='pip install "keelway[grpc]"') from None
-        self._grpc = GrpcServer(
-            settings, self._plane, self._fleet, self._ids, self._is_ready, shared=shared is not None
-        )
+        self._grpc = GrpcServer(settings, self._calls(), self._clock, shared=shared is not None)
         return await self._grpc.start(endpoint)
+
+    def _calls(self) -> GrpcLane:
+        """Who answers the calls of all ports. Made on the running loop."""
+        if self._grpc_lane is None:
+            self._grpc_lane = GrpcLane(self.settings, self._plane, self._fleet, self._ids, self._is_ready)
+        return self._grpc_lane
 
     async def _stop_grpc(self) -> None:
         """Calls under way may finish for as long as a drain may take; without a drain there are none to wait for."""
+        if self._grpc_lane is not None:
+            self._grpc_lane.close()
         if self._grpc is not None:
             left = self._patience_ends - self._clock.monotonic() if self._leaving else 0.0
             await self._grpc.stop(max(0.0, left))
@@ -314,7 +312,7 @@ class App:
         )
         return uvicorn.Config(
             door,
-            http=lane_factory(lane, settings.http, self._clock),  # type: ignore[arg-type]
+            http=port_factory(lane, self._calls(), settings.http, self._clock),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,

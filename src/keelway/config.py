@@ -83,12 +83,12 @@ class GrpcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     address: Annotated[
         str,
         Meta(
-            description="Host and port to serve gRPC on, such as `127.0.0.1:9090`; port 0 takes a free one. "
-            "Empty: no gRPC. Sizes and idle times are limited as in `http`."
+            description="Host and port to serve gRPC on besides the HTTP port, such as `127.0.0.1:9090`; port 0 takes "
+            "a free one. Empty: on the HTTP port alone. Sizes, times and connections are limited as in `http`."
         ),
     ] = ""
     tls_certificate: Annotated[
-        str, Meta(description="PEM file of the server's certificate chain. With it, gRPC speaks TLS only.")
+        str, Meta(description="PEM file of the server's certificate chain. With it, this port speaks TLS only.")
     ] = ""
     tls_private_key: Annotated[str, Meta(description="PEM file of the certificate's private key.")] = ""
     tls_client_ca: Annotated[

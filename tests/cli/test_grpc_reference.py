@@ -8,7 +8,7 @@ from typing import Any
 from keelway.cli.grpc_reference import METHODS, grpc_page, methods
 from keelway.config import LimitSettings, Settings
 from keelway.observe.request_ids import RequestIds
-from keelway.transports.grpc.server import GrpcServer
+from keelway.transports.grpc.lane import GrpcLane
 
 
 def test_every_method_is_described_and_no_other() -> None:
@@ -22,7 +22,7 @@ def test_the_server_answers_every_method_and_no_other() -> None:
 
     async def answered() -> set[str]:
         nothing: Any = Plane()
-        server = GrpcServer(Settings(limits=LimitSettings()), nothing, nothing, RequestIds(), lambda: True)
+        server = GrpcLane(Settings(limits=LimitSettings()), nothing, nothing, RequestIds(), lambda: True)
         return {path.removeprefix("/") for path in server.methods}
 
     alias = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"

@@ -116,7 +116,7 @@ def test_every_code_has_its_class_over_both_protocols() -> None:
     assert set(CLASSES) == set(ErrorCode)
     assert [kind for code, kind in CLASSES.items() if kind.code is not code] == []
     assert {code: number for number, code in CODE_NUMBERS.items()} == {
-        code: GRPC_STATUS[code].value[0] for code in ErrorCode
+        code: GRPC_STATUS[code].value for code in ErrorCode
     }
 
 

@@ -29,6 +29,7 @@ class Served(NamedTuple):
 
 TOPOLOGIES = [
     Topology("two ports", {"address": "127.0.0.1:0"}),
+    Topology("one port", {"address": ""}),
     Topology("Envoy", {"address": "127.0.0.1:0"}, proxied=True),
 ]
 

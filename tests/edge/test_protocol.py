@@ -328,7 +328,6 @@ def test_a_head_that_two_servers_could_read_in_two_ways_is_refused(wire: Wire, h
     "data",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
         b"GET / HTTP/9.9\r\n\r\n",
         b"NONSENSE / HTTP/1.1\r\n\r\n",
         b"CONNECT example.org:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",

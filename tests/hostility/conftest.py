@@ -13,7 +13,7 @@ from tests.hostility.http_peers import says
 from tests.hostility.ledger import Ledger
 from tests.hostility.neighbour import GrpcNeighbour, Neighbour
 from tests.hostility.served import Attacked
-from tests.serving import PATIENCE, ask, predict_bytes
+from tests.serving import ask, predict_bytes
 
 TOTALS = "attack"
 
@@ -47,10 +47,11 @@ def attack(attacked: Attacked, request: pytest.FixtureRequest, record_property: 
         yield attack
 
 
-@pytest.fixture
+@pytest.fixture(params=["own port", "http port"])
 def grpc_attack(attacked: Attacked, request: pytest.FixtureRequest, record_property: Any) -> Iterator[Attack]:
-    """An attack on the gRPC port."""
-    with watched(attacked, attacked.grpc_port, request, record_property) as attack:
+    """An attack on the gRPC port, and the same on the HTTP port, where gRPC is spoken too."""
+    port = attacked.grpc_port if request.param == "own port" else attacked.port
+    with watched(attacked, port, request, record_property) as attack:
         yield attack
 
 
@@ -63,7 +64,7 @@ def watched(attacked: Attacked, port: int, request: pytest.FixtureRequest, recor
     with Neighbour(attacked.port, may_be_shed) as rest, GrpcNeighbour(attacked.grpc_port, may_be_shed) as grpc:
         yield attack
         attack.end()
-    after = ledger.settle(90.0 if "ends_by_keepalive" in request.fixturenames else PATIENCE)
+    after = ledger.settle()
     totals = attack.totals() | {
         "neighbours": rest.answers + grpc.answers,
         "memory": after.memory - ledger.before.memory,
@@ -86,12 +87,6 @@ def may_shed() -> None:
 def breaks_the_protocol() -> None:
     """gRPC itself says INTERNAL to what breaks its framing: headers that cannot be unpacked, compression that was not
     agreed on. No call has begun by then; that none failed for the server's part is in the ledger."""
-
-
-@pytest.fixture
-def ends_by_keepalive() -> None:
-    """The library lets go of a peer that sent beyond its window and left only when it asks whether it is there, after a
-    minute."""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -95,23 +95,6 @@ def frames(data: bytes) -> list[Frame]:
     return found
 
 
-def ends_the_library(data: bytes) -> bool:
-    """Whether a path in ``data`` is no UTF-8, at which grpc.aio's server ends with all its calls. It is started again
-    (``tests/transports/grpc/test_server.py``); until the sockets are ours, other tests keep away from it."""
-    decoder = Decoder()
-    for frame in frames(data[data.find(b"SM") + 6 :]):
-        if isinstance(frame, HeadersFrame):
-            try:
-                for name, value in decoder.decode(frame.data, raw=True):
-                    if name == b":path":
-                        value.decode()
-            except UnicodeDecodeError:
-                return True
-            except HPACKError:
-                return False
-    return False
-
-
 def answers(data: bytes) -> list[str]:
     """The statuses of calls by name, other HTTP statuses, streams reset and connections ended by the server."""
     decoder, found = Decoder(), []

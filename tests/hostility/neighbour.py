@@ -121,8 +121,7 @@ class GrpcNeighbour(Neighbour):
             reply = ModelInferResponse.FromString(infer(message.SerializeToString(), timeout=PATIENCE))
         except grpc.RpcError as error:
             self.answers[error.code().name] += 1
-            # The library sheds what it has no room for with CANCELLED, the server with UNAVAILABLE.
-            if error.code().name not in ("UNAVAILABLE", "CANCELLED") or not self._may_be_shed:
+            if error.code().name != "UNAVAILABLE" or not self._may_be_shed:
                 raise
             return
         self.slowest = max(self.slowest, time.monotonic() - began)

@@ -193,7 +193,7 @@ async def state() -> State:
         libc.malloc_trim(0)
     process = psutil.Process()
     return State(
-        sum(not is_the_librarys(task) for task in asyncio.all_tasks()),
+        len(asyncio.all_tasks()),
         threading.active_count(),
         process.num_fds(),
         len(gc.get_objects()),
@@ -203,11 +203,6 @@ async def state() -> State:
 
 async def tasks() -> list[str]:
     return sorted(repr(task) for task in asyncio.all_tasks())
-
-
-def is_the_librarys(task: asyncio.Task[Any]) -> bool:
-    """Whether it is the one in which gRPC waits for the next call: it is gone for a moment between two."""
-    return getattr(task.get_coro(), "__qualname__", "").endswith("._request_call")
 
 
 async def serve(app: App) -> None:

@@ -51,7 +51,7 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 
 
 @sizes("turns", quick=300, slow=20_000)
-@pytest.mark.usefixtures("breaks_the_protocol", "may_shed", "ends_by_keepalive")
+@pytest.mark.usefixtures("breaks_the_protocol", "may_shed")
 def test_floods_on_one_connection(grpc_attack: Attack, turns: int) -> None:
     """Sent without reading until the server has had enough of it or the flood is over."""
     for flood in FLOODS.values():

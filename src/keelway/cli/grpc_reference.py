@@ -55,8 +55,8 @@ def grpc_page() -> str:
     """The methods and the metadata of errors."""
     rows = [(f"`{path}`", f"`{asked}`", f"`{answered}`", METHODS[path]) for path, asked, answered in methods()]
     lines = [
-        "Served where `--grpc` or `grpc.address` says. The sources of the messages are in `proto/`; a running server",
-        "hands them out by reflection.",
+        "Served on the HTTP port, in cleartext HTTP/2 with prior knowledge, and where `--grpc` or `grpc.address` says.",
+        "The sources of the messages are in `proto/`; a running server hands them out by reflection.",
         "",
         *table(("method", "request", "response", "meaning"), rows),
         "",
@@ -68,7 +68,8 @@ def grpc_page() -> str:
         "## Errors",
         "",
         "The status is the code of the [error](errors.md), the message its text. A message larger than",
-        "`http.max_body_bytes` is `RESOURCE_EXHAUSTED`, which is gRPC's own word for it.",
+        "`http.max_body_bytes` is `RESOURCE_EXHAUSTED`, which is gRPC's own word for it, and so are metadata beyond",
+        "`http.max_header_bytes`. Messages may come compressed by `gzip` or `deflate`; answers are not.",
         "",
         *table(("trailing metadata", "meaning"), _METADATA),
     ]

@@ -38,7 +38,9 @@ def serve(
     ] = None,
     grpc: Annotated[
         str | None,
-        typer.Option("--grpc", metavar="HOST:PORT", help="Serve gRPC too, here; port 0: free. Default: not served."),
+        typer.Option(
+            "--grpc", metavar="HOST:PORT", help="Serve gRPC here too; port 0: free. Default: on the HTTP port alone."
+        ),
     ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Allow listening beyond loopback without credentials.")

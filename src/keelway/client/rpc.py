@@ -146,6 +146,8 @@ def refusal(reply: RpcReply, address: str, max_answer_bytes: int) -> Failure:
     """What a status other than OK means. Only a server of ours sends a request id, which tells its word from those of
     the library, which has the same codes for what happens under way."""
     request_id = reply.metadata.get("x-request-id", "")
+    if reply.status == "RESOURCE_EXHAUSTED" and "larger than max" in reply.details:
+        return _not_of_the_server(reply, address, max_answer_bytes)  # gRPC's own words, whoever says them
     if request_id and reply.status in CLASSES:
         pushback = reply.metadata.get("grpc-retry-pushback-ms", "")
         wait = int(pushback) / 1000 if pushback.isdecimal() and len(pushback) < 12 else None

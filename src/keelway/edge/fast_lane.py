@@ -121,7 +121,8 @@ class _LaneCycle:
 
 
 class FastLaneProtocol(LimitedProtocol):
-    """One connection. ``lane_factory`` binds ``lane``, ``heads``, ``settings`` and ``clock``; the rest is uvicorn's."""
+    """One connection. ``preface.port_factory`` binds ``lane``, ``heads``, ``settings`` and ``clock``; the rest is
+    uvicorn's."""
 
     def __init__(
         self, lane: Lane, heads: Heads, settings: HttpSettings, clock: Clock, *args: Any, **kwargs: Any
@@ -288,9 +289,3 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 
 def _status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-
-
-def lane_factory(lane: Lane, settings: HttpSettings, clock: Clock) -> Callable[..., FastLaneProtocol]:
-    """What uvicorn's ``http`` setting takes: makes one protocol per connection."""
-    heads: Heads = {}
-    return partial(FastLaneProtocol, lane, heads, settings, clock)

@@ -52,11 +52,14 @@ def resolve(address: str, setting: str, *, insecure: bool) -> Endpoint:
     return Endpoint(family, str(resolved[0]), port, setting)
 
 
-def bind(endpoint: Endpoint) -> socket.socket:
-    """A listening socket. ``FailedPrecondition`` if the address is taken."""
+def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
+    """A listening socket; ``shared`` with those of other processes (SO_REUSEPORT). ``FailedPrecondition`` if the
+    address is taken."""
     listener = socket.socket(endpoint.family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((endpoint.host, endpoint.port))
         listener.listen(2048)
         listener.setblocking(False)

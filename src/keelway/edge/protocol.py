@@ -21,7 +21,7 @@ from keelway.config import HttpSettings
 
 log = logging.getLogger("keelway.edge")
 
-_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
 _LARGE_HEAD = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 #: Seconds a peer may go on sending when it has had its last reply.
 _LINGER = 5.0
@@ -57,7 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self._settings.max_connections:
             self.transport = transport
-            transport.write(_BUSY)
+            transport.write(BUSY)
             transport.close()
             return
         super().connection_made(transport)

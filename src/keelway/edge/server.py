@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from keelway.edge.accepting import Acceptor, Berth
+from keelway.edge.http2.connection import Http2Connection
 
 
 class EdgeServer(uvicorn.Server):
@@ -34,15 +35,27 @@ class EdgeServer(uvicorn.Server):
         if self._berth.early:
             self._acceptor.open()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        # Uvicorn cancels what takes longer than it may; a connection of HTTP/2 has more than one task can end.
+        for connection in self._http2():
+            connection.abort()
+
     def take_connections(self) -> None:
         """Begin to take connections, for a ``berth`` that is not early."""
         if self._acceptor is not None and not self.should_exit:
             self._acceptor.open()
 
     def stop_taking_connections(self) -> None:
-        """Leave new connections to the other processes of the ``berth``; those that there are stay."""
+        """Leave new connections to the other processes of the ``berth``; those that there are stay, but for peers of
+        HTTP/2, who can be told to go."""
         if self._acceptor is not None:
             self._acceptor.close()
+        for connection in self._http2():
+            connection.shutdown()
+
+    def _http2(self) -> list[Http2Connection]:
+        return [one for one in self.server_state.connections if isinstance(one, Http2Connection)]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,87 +1,45 @@
-"""What every call goes through: a request id, errors as statuses, and bytes as messages.
+"""Calls of all kinds but inference: refused ones, those of one message each way, and those with streams.
 
-Messages are parsed here and not by the library, which answers what it cannot parse with an internal error.
+Messages are parsed here, so that what is none is the caller's fault and no failure.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, Protocol, TypeVar
+import asyncio
+import contextlib
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
-from keelway.errors import KeelwayError, MalformedRequest
+from keelway.edge.http2.application import Exchange, Response
+from keelway.edge.http2.streams import Stream
+from keelway.errors import DeadlineExceeded, MalformedRequest
 from keelway.observe.request_ids import RequestIds
-from keelway.transports.grpc.errors import STATUS, trailing_metadata
-
-log = logging.getLogger("keelway.grpc")
+from keelway.transports.grpc.errors import (
+    OK_HEAD,
+    OK_TRAILERS,
+    CallRefused,
+    Status,
+    refusal,
+    refused_trailers,
+)
+from keelway.transports.grpc.framing import Framing, framed
 
 Asked = TypeVar("Asked", bound=Message)
-#: What a call with a stream of answers is asked with: one message, or a stream of them, in bytes.
-Streamed = TypeVar("Streamed")
-
-
-class Context(Protocol):
-    """What is used of ``grpc.aio.ServicerContext``."""
-
-    def time_remaining(self) -> float | None: ...
-
-    def invocation_metadata(self) -> Any: ...
-
-    def set_trailing_metadata(self, trailing_metadata: Any) -> None: ...
-
-    async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any = ()) -> None: ...
-
 
 #: Bytes of a request in, bytes of a reply out.
-UnaryCall = Callable[[bytes, Context], Awaitable[bytes]]
-Answer = Callable[[bytes, Context, str], Awaitable[bytes]]
-
-
-def guarded(answer: Answer, ids: RequestIds) -> UnaryCall:
-    """``answer`` with a request id, and with what it raises as the status of the call."""
-
-    async def call(body: bytes, context: Context) -> bytes:
-        request_id = ids.next()
-        try:
-            return await answer(body, context, request_id)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
-            await refuse(context, error, request_id)
-
-    return call
-
-
-async def refuse(context: Context, error: Exception, request_id: str) -> NoReturn:
-    """End the call with the status of ``error``; of an unknown one the caller learns nothing but the request id."""
-    if not isinstance(error, KeelwayError):
-        log.error("a call failed with %s", type(error).__name__, exc_info=error, extra={"request_id": request_id})
-        error = KeelwayError("internal error")
-    await context.abort(STATUS[error.code], error.message, trailing_metadata(error, request_id))
-    raise AssertionError("abort raises")
-
-
-def guarded_stream(
-    stream: Callable[[Streamed], AsyncIterator[Message]], ids: RequestIds
-) -> Callable[[Streamed, Context], AsyncIterator[bytes]]:
-    """The same for a call that answers with a stream."""
-
-    async def call(asked: Streamed, context: Context) -> AsyncIterator[bytes]:
-        request_id = ids.next()
-        try:
-            async for message in stream(asked):
-                yield message.SerializeToString()
-        except Exception as error:  # noqa: BLE001 - as above
-            await refuse(context, error, request_id)
-
-    return call
+Answer = Callable[[bytes], Awaitable[bytes]]
+#: The same for streams of them.
+Streaming = Callable[[AsyncIterator[bytes]], AsyncGenerator[Message, None]]
 
 
 def message_call(kind: type[Asked], answer: Callable[[Asked], Awaitable[Message]]) -> Answer:
     """``answer`` of a message to a message as one of bytes to bytes."""
 
-    async def answered(body: bytes, context: Context, request_id: str) -> bytes:
+    async def answered(body: bytes) -> bytes:
         reply = await answer(parsed(kind, body))
         return reply.SerializeToString()  # type: ignore[no-any-return]
 
@@ -94,3 +52,242 @@ def parsed(kind: type[Asked], body: bytes) -> Asked:
         return kind.FromString(body)  # type: ignore[no-any-return]
     except DecodeError:
         raise MalformedRequest(f"the message is not a {kind.DESCRIPTOR.name}") from None
+
+
+class RefusedOpening:
+    """Calls that are refused for what their headers say. ``respond`` makes the answer, anew for each."""
+
+    def __init__(self, respond: Callable[[], Response]) -> None:
+        self._respond = respond
+
+    def open(self, stream: Stream) -> Exchange:
+        return RefusedCall(stream, self._respond)
+
+
+class RefusedCall:
+    """A call that is answered when it is whole, or as soon as it turns out to be long. Holds nothing."""
+
+    __slots__ = ("_respond", "_stream")
+
+    def __init__(self, stream: Stream, respond: Callable[[], Response]) -> None:
+        self._stream = stream
+        self._respond = respond
+
+    def receive(self, data: bytes) -> None:
+        self._stream.respond(self._respond())
+
+    def finish(self, data: bytes) -> Response:
+        return self._respond()
+
+    def cancel(self) -> None:
+        """There is nothing to give back."""
+
+    def sweep(self, now: float) -> None:
+        self._stream.respond(self._respond())
+
+
+class Collected:
+    """The one message of a call that comes in parts, under the limit on its size."""
+
+    __slots__ = ("_framing", "_parts", "_size")
+
+    def __init__(self, framing: Framing) -> None:
+        self._framing = framing
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        """``CallRefused`` as soon as it is known that the message may not be."""
+        parts = self._parts
+        if len(parts) == 1 and self._size < 5:
+            data = parts.pop() + data
+            self._size = 0
+        if not parts and len(data) >= 5:
+            self._framing.check(data)
+        parts.append(data)
+        self._size += len(data)
+        if self._size > self._framing.limit + 5:
+            raise CallRefused(Status.INVALID_ARGUMENT, "the call has more than one message")
+
+    def whole(self, data: bytes) -> bytes:
+        return b"".join((*self._parts, data))
+
+
+class UnaryOpening:
+    """Calls of one message each way, answered by a task. ``seconds`` and ``patience``: for all of the call, and for
+    its message to come."""
+
+    def __init__(self, answer: Answer, framing: Framing, ids: RequestIds, seconds: float, patience: float) -> None:
+        self.answer = answer
+        self.framing = framing
+        self.ids = ids
+        self.seconds = seconds
+        self.patience = patience
+
+    def open(self, stream: Stream) -> Exchange:
+        return UnaryExchange(self, stream)
+
+
+class UnaryExchange:
+    __slots__ = ("_message", "_opening", "_stream", "_task")
+
+    def __init__(self, opening: UnaryOpening, stream: Stream) -> None:
+        self._opening = opening
+        self._stream = stream
+        self._message = Collected(opening.framing)
+        self._task: asyncio.Task[None] | None = None
+
+    def receive(self, data: bytes) -> None:
+        try:
+            self._message.add(data)
+        except CallRefused as error:
+            self._stream.respond(refusal(error, self._opening.ids.next()))
+        else:
+            self._stream.consumed(len(data))
+
+    def finish(self, data: bytes) -> Response | None:
+        request_id = self._opening.ids.next()
+        try:
+            message = self._opening.framing.message_of(self._message.whole(data))
+        except CallRefused as error:
+            return refusal(error, request_id)
+        self._task = asyncio.get_running_loop().create_task(self._answer(message, request_id))
+        return None
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def sweep(self, now: float) -> None:
+        if now - self._stream.since > min(self._opening.seconds, self._opening.patience):
+            late = DeadlineExceeded("the message did not come in time")
+            self._stream.respond(refusal(late, self._opening.ids.next()))
+
+    async def _answer(self, message: bytes, request_id: str) -> None:
+        try:
+            async with time_limit(self._opening.seconds):
+                response = Response(OK_HEAD, framed(await self._opening.answer(message)), OK_TRAILERS)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
+            response = refusal(error, request_id)
+        self._stream.respond(response)
+
+
+class StreamOpening:
+    """Calls with a stream of answers, to one message or to a stream of them. ``live`` has those under way."""
+
+    def __init__(
+        self, streaming: Streaming, framing: Framing, ids: RequestIds, seconds: float, live: set[StreamExchange]
+    ) -> None:
+        self.streaming = streaming
+        self.framing = framing
+        self.ids = ids
+        self.seconds = seconds
+        self._live = live
+
+    def open(self, stream: Stream) -> Exchange:
+        exchange = StreamExchange(self, stream)
+        self._live.add(exchange)
+        exchange.task.add_done_callback(lambda _: self._live.discard(exchange))
+        return exchange
+
+
+class StreamExchange:
+    """A task that takes messages as they come; the peer may send ahead as much as its window holds. It may take its
+    time, too: who asks for a stream wants to keep it."""
+
+    __slots__ = ("_broken", "_buffer", "_ended", "_messages", "_opening", "_owed", "_stream", "_waiting", "task")
+
+    def __init__(self, opening: StreamOpening, stream: Stream) -> None:
+        self._opening = opening
+        self._stream = stream
+        self._buffer = bytearray()
+        self._messages: deque[bytes] = deque()
+        self._owed = 0
+        self._ended = False
+        self._broken: CallRefused | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self.task = asyncio.get_running_loop().create_task(self._answer())
+
+    def receive(self, data: bytes) -> None:
+        self._owed += len(data)
+        self._buffer += data
+        try:
+            self._messages.extend(self._opening.framing.take(self._buffer))
+        except CallRefused as error:
+            self._broken = error
+        self._wake()
+        self._pay()
+
+    def finish(self, data: bytes) -> None:
+        self.receive(data)
+        self._ended = True
+        if self._buffer and self._broken is None:
+            self._broken = CallRefused(Status.INVALID_ARGUMENT, "the message is shorter than it states")
+        self._wake()
+
+    def close(self) -> None:
+        """Take no more messages: an idle stream must not hold up a drain."""
+        self._ended = True
+        self._wake()
+
+    def cancel(self) -> None:
+        self.task.cancel()
+
+    def sweep(self, now: float) -> None:
+        """It may take its time."""
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _pay(self) -> None:
+        """Give the window back for what was taken."""
+        if not self._messages and self._owed:
+            owed, self._owed = self._owed, 0
+            self._stream.consumed(owed)
+
+    async def _asked(self) -> AsyncIterator[bytes]:
+        while True:
+            while self._messages:
+                yield self._messages.popleft()
+                self._pay()
+            if self._broken is not None:
+                raise self._broken
+            if self._ended:
+                return
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+
+    async def _answer(self) -> None:
+        stream, started = self._stream, False
+        try:
+            async with (
+                time_limit(self._opening.seconds),
+                contextlib.aclosing(self._opening.streaming(self._asked())) as answers,
+            ):
+                async for message in answers:
+                    if not started:
+                        started = True
+                        stream.start(OK_HEAD)
+                    stream.send(framed(message.SerializeToString()))
+                    await stream.drained()
+        except Exception as error:  # noqa: BLE001 - as above
+            trailers = refused_trailers(error, self._opening.ids.next())
+        else:
+            trailers = OK_TRAILERS
+        if started:
+            stream.end(trailers)
+        else:
+            stream.respond(Response(OK_HEAD + trailers, b"", b""))
+
+
+@contextlib.asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """``DeadlineExceeded`` if what is inside takes longer."""
+    try:
+        async with asyncio.timeout(None if seconds == math.inf else seconds) as timer:
+            yield
+    except TimeoutError:
+        if timer.expired():
+            raise DeadlineExceeded("the deadline passed before the call was answered") from None
+        raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 
 from keelway.errors import NotFound
 from keelway.transports.grpc.calls import Answer, message_call
@@ -33,7 +33,9 @@ class Health:
             raise NotFound("there is no such service")
         return HealthCheckResponse(status=self._status(request))
 
-    async def watch(self, request: HealthCheckRequest, closing: asyncio.Event) -> AsyncIterator[HealthCheckResponse]:
+    async def watch(
+        self, request: HealthCheckRequest, closing: asyncio.Event
+    ) -> AsyncGenerator[HealthCheckResponse, None]:
         """The status now, and again whenever it has changed, until the caller leaves or the server closes."""
         last = None
         while True:

@@ -1,0 +1,145 @@
+"""Who answers the requests of HTTP/2: one table from path to call, and what is no call of gRPC is told so.
+
+A head is judged once, and the verdict serves all calls that have it. What a call does stands in ``inference.py``,
+``repository.py``, ``health.py`` and ``reflection.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+from keelway.config import Settings
+from keelway.dataplane import DataPlane
+from keelway.edge.http2.application import Opening, Response
+from keelway.edge.http2.header_blocks import written
+from keelway.edge.http2.request_head import RequestHead
+from keelway.errors import KeelwayError
+from keelway.hosting.fleet import Fleet
+from keelway.observe.request_ids import RequestIds
+from keelway.ports import Codec
+from keelway.transports.grpc.calls import (
+    Answer,
+    RefusedOpening,
+    StreamExchange,
+    Streaming,
+    StreamOpening,
+    UnaryOpening,
+    parsed,
+)
+from keelway.transports.grpc.errors import CallRefused, Status, refusal
+from keelway.transports.grpc.framing import Framing
+from keelway.transports.grpc.health import WATCH, Health
+from keelway.transports.grpc.inference import InferenceOpening, inference_methods
+from keelway.transports.grpc.metadata import CallHead, call_head, is_grpc
+from keelway.transports.grpc.reflection import PATHS, Reflection
+from keelway.transports.grpc.repository import Repository
+from keelway.wire.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from keelway.wire.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+
+SERVICES = (
+    "inference.GRPCInferenceService",
+    "keelway.v1.ModelService",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+)
+
+#: From the head of a call to its opening.
+Method = Callable[[CallHead], Opening]
+
+
+class GrpcLane:
+    """``ready`` says whether the server is, drains included."""
+
+    def __init__(
+        self, settings: Settings, plane: DataPlane, fleet: Fleet, ids: RequestIds, ready: Callable[[], bool]
+    ) -> None:
+        self._settings = settings
+        self._plane = plane
+        self._ids = ids
+        self._closing = asyncio.Event()
+        self._streams: set[StreamExchange] = set()
+        self._health = Health(SERVICES, ready)
+        self._reflection = Reflection(SERVICES)
+        repository = Repository(plane, fleet, ready, allow_model_control=settings.serving.allow_model_control)
+        methods: dict[str, Method] = {}
+        for path, (codec, transport) in inference_methods(settings.limits).items():
+            methods[path] = self._inference(codec, transport)
+        for path, answer in {**repository.calls(), **self._health.calls()}.items():
+            methods[path] = self._unary(answer)
+        methods[WATCH] = self._streaming(self._watch)
+        for path in PATHS:
+            methods[path] = self._streaming(self._reflect)
+        #: Paths of all methods, with their leading slash.
+        self.methods = frozenset(methods)
+        self._by_path = {path.encode(): method for path, method in methods.items()}
+
+    def close(self) -> None:
+        """End the streams that would go on for ever."""
+        self._closing.set()
+        for exchange in self._streams:
+            exchange.close()
+
+    def judge(self, head: RequestHead) -> Opening:
+        """See ``keelway.edge.http2.application.Application``."""
+        if head.method != b"POST":
+            return _no_call(b"405")
+        if not is_grpc(head.fields):
+            return _no_call(b"415")
+        largest = self._settings.http.max_header_bytes
+        if head.size > largest:
+            return self._refused(
+                CallRefused(Status.RESOURCE_EXHAUSTED, f"the metadata are larger than {largest} bytes")
+            )
+        method = self._by_path.get(head.path)
+        if method is None:
+            return self._refused(CallRefused(Status.UNIMPLEMENTED, "there is no such method"))
+        try:
+            return method(call_head(head.fields))
+        except (CallRefused, KeelwayError) as error:
+            return self._refused(error)
+
+    def _refused(self, error: CallRefused | KeelwayError) -> Opening:
+        return RefusedOpening(lambda: refusal(error, self._ids.next()))
+
+    # Kinds of methods
+
+    def _framing(self, head: CallHead) -> Framing:
+        return Framing(self._settings.http.max_body_bytes, head.encoding)
+
+    def _inference(self, codec: Codec, transport: str) -> Method:
+        limit, patience = self._settings.limits.request_timeout, self._settings.http.body_timeout
+
+        def opening(head: CallHead) -> Opening:
+            seconds = min(limit, head.seconds)
+            return InferenceOpening(
+                self._plane, self._ids, codec, transport, head, self._framing(head), seconds, patience
+            )
+
+        return opening
+
+    def _unary(self, answer: Answer) -> Method:
+        patience = self._settings.http.body_timeout
+        return lambda head: UnaryOpening(answer, self._framing(head), self._ids, head.seconds, patience)
+
+    def _streaming(self, streaming: Streaming) -> Method:
+        return lambda head: StreamOpening(streaming, self._framing(head), self._ids, head.seconds, self._streams)
+
+    # Streams
+
+    async def _watch(self, bodies: AsyncIterator[bytes]) -> AsyncGenerator[HealthCheckResponse, None]:
+        async for body in bodies:
+            async for status in self._health.watch(parsed(HealthCheckRequest, body), self._closing):
+                yield status
+            return
+        raise CallRefused(Status.INVALID_ARGUMENT, "the call has no message")
+
+    async def _reflect(self, bodies: AsyncIterator[bytes]) -> AsyncGenerator[ServerReflectionResponse, None]:
+        async for body in bodies:
+            yield self._reflection.answer(parsed(ServerReflectionRequest, body))
+
+
+def _no_call(status: bytes) -> Opening:
+    """What is no call of gRPC gets a status of HTTP."""
+    response = Response(written([(b":status", status), (b"content-length", b"0")]), b"", b"")
+    return RefusedOpening(lambda: response)
