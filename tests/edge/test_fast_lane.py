@@ -5,6 +5,7 @@ That its connections keep all limits is shown by the other tests of this folder,
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator, Sequence
 
@@ -290,3 +291,17 @@ def test_line_ends_between_requests_change_nothing(server: Server, ending: bytes
         for _ in range(3):
             wire.send(request() + ending)
             assert wire.reply().status == 200
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/models/later/predict", "/v1/models/nobody/predict"])
+def test_an_answered_request_is_forgotten_without_the_collector(server: Server, path: str) -> None:
+    # Cycles would be found by the collector, which stops all others meanwhile.
+    gc.collect()
+    gc.disable()
+    try:
+        with server.wire() as wire:
+            for _ in range(10):
+                assert wire.ask(request(path=path)).status in (200, 404)
+            assert sum(type(thing).__name__ in ("_LaneCycle", "Waiting") for thing in gc.get_objects()) <= 2
+    finally:
+        gc.enable()

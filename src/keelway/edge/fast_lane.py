@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from keelway.clock import Clock
 from keelway.config import HttpSettings
+from keelway.edge.outbox import Outbox
 from keelway.edge.protocol import LimitedProtocol
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -80,7 +81,12 @@ class Lane(Protocol):
         ...
 
 
-Heads = dict[bytes, Verdict]
+class Shared:
+    """What the connections of one port share: heads that were read before, and replies of this turn."""
+
+    def __init__(self) -> None:
+        self.heads: dict[bytes, Verdict] = {}
+        self.outbox = Outbox()
 
 
 class _LaneCycle:
@@ -121,18 +127,20 @@ class _LaneCycle:
 
 
 class FastLaneProtocol(LimitedProtocol):
-    """One connection. ``preface.port_factory`` binds ``lane``, ``heads``, ``settings`` and ``clock``; the rest is
+    """One connection. ``preface.port_factory`` binds ``lane``, ``shared``, ``settings`` and ``clock``; the rest is
     uvicorn's."""
 
     def __init__(
-        self, lane: Lane, heads: Heads, settings: HttpSettings, clock: Clock, *args: Any, **kwargs: Any
+        self, lane: Lane, shared: Shared, settings: HttpSettings, clock: Clock, *args: Any, **kwargs: Any
     ) -> None:
         super().__init__(settings, clock, *args, **kwargs)
         self._lane = lane
         self._receiving: _LaneCycle | None = None
         self._verdict: Verdict | None = None
         self._messages = 0
-        self._heads = heads
+        self._heads = shared.heads
+        self._outbox = shared.outbox
+        self._posted = False
         self._dated_by: Headers = ()
         self._date = b""
 
@@ -150,9 +158,9 @@ class FastLaneProtocol(LimitedProtocol):
             verdict = self._heads.get(head)
             if verdict is not None and len(data) - len(head) == verdict.length:
                 self._idle_since = None
-                cycle = self._begin(verdict)
-                self._answer(cycle, data[len(head) :])
+                self._answer(self._begin(verdict), data[len(head) :], post=True)
                 return
+        self._deliver_posted()
         self._verdict, self._messages = None, 0
         super().data_received(data)
         if head and self._verdict is not None and self._messages == 1:
@@ -219,10 +227,10 @@ class FastLaneProtocol(LimitedProtocol):
         parts = cycle.parts
         self._answer(cycle, parts[0] if len(parts) == 1 else b"".join(parts))
 
-    def _answer(self, cycle: _LaneCycle, body: bytes) -> None:
+    def _answer(self, cycle: _LaneCycle, body: bytes, *, post: bool = False) -> None:
         answer = cycle.exchange.answer(body, partial(self._replied, cycle))
         if type(answer) is Reply:
-            self._reply(cycle, answer)
+            self._reply(cycle, answer, post=post)
         elif not cycle.response_complete:
             cycle.waits = answer  # type: ignore[assignment]
             # Among uvicorn's own tasks, which it waits for when it stops, and cancels when that takes too long.
@@ -258,7 +266,26 @@ class FastLaneProtocol(LimitedProtocol):
         elif not cycle.disconnected:
             self._reply(cycle, reply)
 
-    def _reply(self, cycle: _LaneCycle, reply: Reply) -> None:
+    def deliver(self, reply: bytes) -> None:
+        """See ``keelway.edge.outbox``."""
+        self._posted = False
+        self.transport.write(reply)
+
+    def _deliver_posted(self) -> None:
+        """Before anything else is done with the connection than to answer one request behind the other."""
+        if self._posted:
+            self._outbox.flush()
+
+    def shutdown(self) -> None:
+        self._deliver_posted()
+        super().shutdown()
+
+    def sweep(self, now: float) -> None:
+        self._deliver_posted()
+        super().sweep(now)
+
+    def _reply(self, cycle: _LaneCycle, reply: Reply, *, post: bool = False) -> None:
+        """``post``: there is nothing else in what was read, so that the reply may wait for the end of the turn."""
         cycle.response_started = cycle.response_complete = True
         if self.transport.is_closing():
             return
@@ -269,7 +296,12 @@ class FastLaneProtocol(LimitedProtocol):
         head = [_status_line(reply.status), self._date, _lines(reply.headers)]
         head.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
         head.append(reply.body)
-        self.transport.write(b"".join(head))
+        written = b"".join(head)
+        if post and keep_alive and self._outbox.put(self, written):
+            self._posted = True
+        else:
+            self._deliver_posted()
+            self.transport.write(written)
         if not keep_alive:
             self.close_gently()
         if self.pipeline or self.flow.read_paused:

@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from keelway.clock import Clock
 from keelway.config import HttpSettings
-from keelway.edge.fast_lane import FastLaneProtocol, Heads, Lane
+from keelway.edge.fast_lane import FastLaneProtocol, Lane, Shared
 from keelway.edge.http2.application import Application
 from keelway.edge.http2.connection import Http2Connection
 from keelway.edge.http2.frames import PREFACE
@@ -92,12 +92,12 @@ def port_factory(
     """What uvicorn's ``http`` setting takes: makes one protocol per connection. ``lane`` is that of HTTP/1.1,
     ``application`` answers HTTP/2."""
 
-    heads: Heads = {}
+    shared = Shared()
 
     def first_look(config: Any, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> FirstLook:
         connections: set[Any] = server_state.connections
         return FirstLook(
-            partial(FastLaneProtocol, lane, heads, settings, clock, config, server_state, app_state, _loop),
+            partial(FastLaneProtocol, lane, shared, settings, clock, config, server_state, app_state, _loop),
             partial(Http2Connection, application, settings, clock, connections),
             connections,
             settings,

@@ -85,11 +85,16 @@ class Conversation(RuleBasedStateMachine):
 
     @rule(size=st.sampled_from([0, 1, 100, 65_535, 1 << 20]))
     def window(self, size: int) -> None:
-        self.client.h2.update_settings({4: size})
+        self.update({4: size})
 
     @rule(size=st.sampled_from([0, 64, 4096]))
     def table(self, size: int) -> None:
-        self.client.h2.update_settings({1: size})
+        self.update({1: size})
+
+    def update(self, changed: dict[int, int]) -> None:
+        # One after the other: h2 takes the first acknowledgement for that of every setting under way.
+        self.client.flush()
+        self.client.h2.update_settings(changed)
 
     @rule()
     def ping(self) -> None:

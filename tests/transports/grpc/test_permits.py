@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Iterator
 
@@ -75,3 +76,18 @@ def test_a_connection_that_is_lost_gives_its_permits_back(server: Server, peer: 
     wait_until(lambda: server.in_flight() == 1, "the permit to be taken")
     peer.close()
     wait_until(lambda: server.in_flight() == 0, "the permit to be back")
+
+
+@pytest.mark.parametrize("body", [framed(infer_bytes("m")), framed(infer_bytes("nobody")), b"none"])
+def test_an_answered_call_is_forgotten_without_the_collector(server: Server, peer: socket.socket, body: bytes) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(1, 20, 2):
+            peer.sendall(frame(1, 4, number, Encoder().encode(HEADERS, huffman=False)) + frame(0, 1, number, body))
+            assert heard(peer, b"grpc-status")
+        wait_until(lambda: server.in_flight() == 0, "the permit to be back")
+        left = ("Stream", "InferenceExchange", "Waiting", "_Passage")
+        assert sum(type(thing).__name__ in left for thing in gc.get_objects()) <= 4
+    finally:
+        gc.enable()

@@ -111,8 +111,9 @@ class SendingSide(asyncio.Protocol):
 
     def drop(self, stream: Stream) -> None:
         """Let go of a stream that will not be answered."""
+        exchange = stream.exchange
         self._close(stream)
-        stream.exchange.cancel()
+        exchange.cancel()
 
     def forget(self, number: int) -> None:
         """Remember that stream ``number`` was ended here: what still comes on it means nothing."""
@@ -252,6 +253,8 @@ class SendingSide(asyncio.Protocol):
 
     def _close(self, stream: Stream) -> None:
         del self.streams[stream.id]
+        # It knows the stream too: a cycle for each request would be left to the collector.
+        stream.exchange = None  # type: ignore[assignment]
         if stream.unsent:
             self._ready.pop(stream.id, None)
             self.waiting_bytes -= stream.unsent

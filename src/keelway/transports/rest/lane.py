@@ -134,6 +134,10 @@ class Refusal:
         """It holds nothing."""
 
 
+def _nobody(reply: Reply | None) -> None:
+    """Everybody has been told."""
+
+
 class InferenceExchange:
     """One request in flight. It holds a permit until it is answered, settled or abandoned."""
 
@@ -176,12 +180,14 @@ class InferenceExchange:
 
     def _settle(self, outcome: Answer | Exception | None) -> None:
         self._lane.plane.admission.leave()
+        # Whoever is told keeps the exchange: let go of, or they would be left to the collector.
+        replied, self._replied = self._replied, _nobody
         if type(outcome) is Answer:
-            self._replied(self._answered(outcome))
+            replied(self._answered(outcome))
         elif isinstance(outcome, KeelwayError) and not isinstance(outcome, Cancelled):
-            self._replied(self._refused(outcome))
+            replied(self._refused(outcome))
         else:
-            self._replied(None)
+            replied(None)
 
     def abandon(self) -> None:
         self._lane.plane.admission.leave()
