@@ -353,6 +353,8 @@ class LastCaller(threading.Thread):
             except ConnectionRefusedError:
                 self.unanswered += pending
                 return
+            except ConnectionResetError:
+                continue  # taken by the listener while it closed
             pending = True
             try:
                 wire.send(predict_bytes())

@@ -17,6 +17,8 @@ from tests.serving import PATIENCE, forest
 
 from keelway.wire.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
+#: The library gives channels to one address one connection: the attacker's, and its fate.
+ALONE = [("grpc.use_local_subchannel_pool", 1)]
 #: Longest pause between two questions, in seconds. It leaves the attackers of a small machine something to attack with.
 PAUSE = 0.005
 
@@ -104,7 +106,7 @@ class GrpcNeighbour(Neighbour):
     def _live(self) -> None:
         _, _, samples, labels, probabilities = forest()
         try:
-            with grpc.insecure_channel(f"127.0.0.1:{self._port}") as channel:
+            with grpc.insecure_channel(f"127.0.0.1:{self._port}", options=ALONE) as channel:
                 infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
                 for row, label, chances in itertools.cycle(zip(samples, labels, probabilities, strict=True)):
                     self._infer(infer, row, Question("ModelInfer", b"", int(label), chances.tolist()))
