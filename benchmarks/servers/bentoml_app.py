@@ -13,7 +13,8 @@ class Forest:
     def __init__(self) -> None:
         self.probabilities = load_probabilities()
 
-    @bentoml.api(batchable=BATCH > 1, max_batch_size=BATCH, max_latency_ms=10_000)
+    # It takes no batches of one, not even where it does not batch.
+    @bentoml.api(batchable=BATCH > 1, max_batch_size=max(BATCH, 2), max_latency_ms=10_000)
     async def predict(self, instances: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
         found: np.ndarray = self.probabilities(instances.astype(np.float32))  # type: ignore[type-arg]
         return found
