@@ -147,24 +147,25 @@ class FastLaneProtocol(LimitedProtocol):
     def data_received(self, data: bytes) -> None:
         """A request that has come whole, behind a head that the parser has read before, byte for byte, and at a place
         like this, is not parsed again: the same few heads come again and again."""
-        if self._idle_since is None or self._head_since is not None or self._closing_soon:
-            # In the middle of something, or the first: the parser's.
-            first = self._head_since is not None and not self._head_bytes and self.cycle is None
-            head = data[: data.find(_END) + len(_END)] if first else b""
-        elif self.flow.write_paused or self.transport.is_closing():
-            head = b""
-        else:
-            head = data[: data.find(_END) + len(_END)]
-            verdict = self._heads.get(head)
-            if verdict is not None and len(data) - len(head) == verdict.length:
-                self._idle_since = None
-                self._answer(self._begin(verdict), data[len(head) :], post=True)
-                return
+        head = data[: data.find(_END) + len(_END)] if self._begins() else b""
+        verdict = self._heads.get(head)
+        if verdict is not None and self._idle_since is not None and len(data) - len(head) == verdict.length:
+            self._idle_since = None
+            self._answer(self._begin(verdict), data[len(head) :], post=True)
+            return
         self._deliver_posted()
         self._verdict, self._messages = None, 0
         super().data_received(data)
         if head and self._verdict is not None and self._messages == 1:
             self._remember(head, self._verdict, len(data) - len(head))
+
+    def _begins(self) -> bool:
+        """Whether what is read now begins a request that the lane may take: the first of the connection, or one behind
+        others that were answered."""
+        if self._idle_since is None:
+            return self.cycle is None and self._head_since is not None and not self._head_bytes
+        busy = self._head_since is not None or self._closing_soon or self.flow.write_paused
+        return not busy and not self.transport.is_closing()
 
     def _remember(self, head: bytes, verdict: Verdict, length: int) -> None:
         """Only what was one request and no more: that of a second one would be taken for this head's."""
@@ -229,10 +230,10 @@ class FastLaneProtocol(LimitedProtocol):
 
     def _answer(self, cycle: _LaneCycle, body: bytes, *, post: bool = False) -> None:
         answer = cycle.exchange.answer(body, partial(self._replied, cycle))
-        if type(answer) is Reply:
+        if isinstance(answer, Reply):
             self._reply(cycle, answer, post=post)
         elif not cycle.response_complete:
-            cycle.waits = answer  # type: ignore[assignment]
+            cycle.waits = answer
             # Among uvicorn's own tasks, which it waits for when it stops, and cancels when that takes too long.
             tasks: set[Any] = self.tasks
             tasks.add(cycle)

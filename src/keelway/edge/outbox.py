@@ -15,7 +15,9 @@ _LONELY_TURNS, _LOOK_EVERY = 8, 16
 
 
 class Addressee(Protocol):
-    def deliver(self, reply: bytes) -> None: ...
+    def deliver(self, reply: bytes) -> None:
+        """Write ``reply`` now."""
+        ...
 
 
 class Outbox:

@@ -171,18 +171,18 @@ class InferenceExchange:
         except KeelwayError as error:
             plane.admission.leave()
             return self._refused(error)
-        if type(answer) is Answer:
+        if isinstance(answer, Answer):
             plane.admission.leave()
             return self._answered(answer)
         self._replied = replied
-        answer.then(self._settle)  # type: ignore[union-attr]
-        return answer  # type: ignore[return-value]
+        answer.then(self._settle)
+        return answer
 
     def _settle(self, outcome: Answer | Exception | None) -> None:
         self._lane.plane.admission.leave()
         # Whoever is told keeps the exchange: let go of, or they would be left to the collector.
         replied, self._replied = self._replied, _nobody
-        if type(outcome) is Answer:
+        if isinstance(outcome, Answer):
             replied(self._answered(outcome))
         elif isinstance(outcome, KeelwayError) and not isinstance(outcome, Cancelled):
             replied(self._refused(outcome))
