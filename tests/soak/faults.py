@@ -14,6 +14,7 @@ from random import Random
 from types import TracebackType
 from typing import Any
 
+from tests.serving import wait_until
 from tests.soak.callers import Target
 from tests.soak.models import FOREST, SLOW, VERSIONS
 from tests.supervise.served import Shop, kill, read_metric
@@ -45,6 +46,8 @@ USED: Mapping[str, tuple[str, Mapping[str, str]]] = {
 }
 REFUSALS = ("late", "limit", "queue_full", "displaced")
 _SLOW = 2.0
+#: Seconds that a reload of all workers may take under the load.
+_RELOAD = 120.0
 
 
 class Faults:
@@ -150,10 +153,7 @@ class Faults:
             if turn % (3 if self._apart > 30 else 2):
                 self._kill(random)
             else:
-                self.now["workers"] = "reload"
-                self._workers.served.signal(signal.SIGHUP)
-                self.done["workers reloaded"] += 1
-                self._note("workers reloaded")
+                self._reload()
             self._over.wait(3.0)
             self.now.pop("workers", None)
 
@@ -164,6 +164,16 @@ class Faults:
         kill(random.choice(victims).pid)
         self.done["worker killed"] += 1
         self._note("worker killed")
+
+    def _reload(self) -> None:
+        """Returns when it is over, be it after the end of the soak: on a busy machine a worker loads for half a minute,
+        and one that is killed meanwhile has died and not been reloaded."""
+        self.now["workers"] = "reload"
+        before = self._workers.served.pids()
+        self._workers.served.signal(signal.SIGHUP)
+        self.done["workers reloaded"] += 1
+        self._note("workers reloaded")
+        wait_until(lambda: not before & self._workers.served.pids(), "the reload to end", _RELOAD)
 
     def _note(self, event: str) -> None:
         self.events.append(f"{time.strftime('%H:%M:%S')} {event}")

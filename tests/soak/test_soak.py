@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def test_no_answer_is_wrong_or_missing_while_everything_goes_wrong(tmp_path: Path) -> None:
     file = tmp_path / "soak.json"
     words = [*COMMAND, "--seconds", "40", "--seed", "7", "--json", str(file)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(file.read_text())
     assert [found["outcomes"][outcome] for outcome in HARM] == [0, 0, 0]
