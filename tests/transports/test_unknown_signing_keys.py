@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ import grpc
 import pytest
 from tests.credentials import JWT, KEYS, Keys, Published, jwk, published, token
 from tests.serving import GatedRuntime, Server, Shelf, score, wait_until
-from tests.transports.grpc.test_server import GRPC, Asker
+from tests.transports.grpc.test_server import GRPC, INFER, Asker, infer_bytes
 from tests.transports.test_credentials import Way, bearer, call, door, lane
 from tests.wire import predict_bytes
 
@@ -32,7 +31,7 @@ def keys() -> Keys:
 def server(issuer: Published, keys: Keys) -> Iterator[Server]:
     jwt = {**JWT, "algorithms": ["RS256"], "jwks_url": issuer.url, "jwks_pause": 0.05}
     shelf = Shelf().serve("m", score).serve("gated", GatedRuntime)
-    sections = {"auth": {**KEYS, "max_failures": 10**6}, "jwt": jwt}
+    sections = {"auth": {**KEYS, "max_failures": 10**6}, "jwt": jwt, "runtime": {"inline_below_ms": 0.0}}
     with Server(shelf, keys=keys, grpc=GRPC, **sections) as running:
         wait_until(lambda: issuer.asked, "the first fetch")
         time.sleep(0.1)
@@ -83,13 +82,11 @@ def test_who_leaves_while_the_issuer_is_asked_leaves_nothing_behind(server: Serv
 
 def test_who_leaves_after_it_was_let_in_cancels_its_work(server: Server, issuer: Published) -> None:
     issuer.document = {"keys": [jwk("RS256", "second", "other")]}
-    ended = threading.Event()
     with server.wire() as wire:
         text = token("RS256", kid="second", name="other")
         wire.send(predict_bytes(bearer(text), path="/v1/models/gated/predict", row=[-1.0, 1.0]))
         wait_until(lambda: server.app._admission.in_flight == 1, "the call to be let in")
     wait_until(lambda: server.app._admission.in_flight == 0, "its permit to be back")
-    ended.set()
     for model, _, runtime in server.app.fleet._source.opened:  # type: ignore[attr-defined]
         if model == "gated":
             runtime.gate.set()
@@ -99,9 +96,7 @@ def test_a_large_message_is_taken_in_after_the_wait(server: Server, issuer: Publ
     issuer.document = {"keys": [jwk("RS256", "second", "other")]}
     issuer.delay = 0.2
     with Asker(server) as asker:
-        from tests.transports.grpc.test_server import infer_bytes
-
         body = infer_bytes("m", rows=90_000)
         assert len(body) > 500_000
         text = token("RS256", kid="second", name="other")
-        asker.call("/inference.GRPCInferenceService/ModelInfer", body, metadata=[("authorization", f"Bearer {text}")])
+        asker.call(INFER, body, metadata=[("authorization", f"Bearer {text}")])
