@@ -49,6 +49,8 @@ def unknown_words(words: list[str]) -> Iterator[str]:
     name = words[0] if words and not words[0].startswith("-") else ""
     if name in GROUPS and len(words) > 1:
         name = f"{name} {words[1]}"
+    if words == [name] and name in GROUPS:
+        return
     if name not in declared():
         yield name
         return
