@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import hmac
 import json
 import time
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from typing import Any
 
 import jwt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.credentials import (
     AUDIENCE,
     HS,
@@ -117,8 +121,6 @@ def test_a_public_key_of_a_file_verifies_its_kind(tmp_path: Path, algorithm: str
 
 
 def hand_signed_with_public_key(pem: bytes) -> str:
-    import hmac
-
     head = signed_by_hand({"alg": "HS256"}, claims()).rpartition(".")[0]
     digest = hmac.digest(pem, head.encode(), "sha256")
     return f"{head}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
@@ -366,3 +368,43 @@ def test_a_refusal_tells_nobody_why() -> None:
         words.add(refused.value.message)
     assert words == {"the credentials do not hold"}
     assert ISSUER not in words.pop()
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.just(10**400)
+    | st.just(time.time() + 60),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(["exp", "nbf", "iat", "aud", "iss", "sub", "scope", "org", "jti"])
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=4))
+def test_whatever_a_signed_token_claims_is_let_in_or_a_fault(changed: dict[str, Any]) -> None:
+    body = {**claims(org="acme"), **changed}
+    head = signed_by_hand({"alg": "HS256"}, body).rpartition(".")[0]
+    digest = hmac.digest(HS["secret"].encode(), head.encode(), "sha256")
+    text = f"{head}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
+    with contextlib.suppress(CredentialFault):
+        found = tokens(tenant_claim="org", max_bytes=10**6).find(text.encode())
+        assert found.principal.name.startswith("jwt:")
+        assert body["iss"] == ISSUER
+
+
+@given(st.dictionaries(st.sampled_from(["alg", "kid", "typ", "cty", "crit", "x5c"]), VALUES), st.binary(max_size=40))
+def test_whatever_a_header_holds_is_a_fault(header: dict[str, Any], signature: bytes) -> None:
+    assert fault(signed_by_hand(header, claims(), signature), max_bytes=10**6) in ("malformed", "signature")
+
+
+@given(st.binary(max_size=200))
+def test_no_other_bytes_are_a_token(text: bytes) -> None:
+    with pytest.raises(CredentialFault):
+        SHARED.find(text)
+
+
+SHARED = Tokens(JwtSettings(**HS), SystemClock())

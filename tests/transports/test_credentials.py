@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.credentials import HS, KEYS, Keys, token
 from tests.serving import Item, Server, Shelf, Wire, predict_bytes, score, wait_until
-from tests.transports.grpc.test_server import GRPC, Asker
+from tests.transports.grpc.test_server import GRPC, INFER, Asker, infer_bytes
 from tests.wire import Reply
 
 from keelway.dataplane import DataPlane, InferenceCall
@@ -85,6 +85,10 @@ def call(server: Server, *headers: tuple[str, str], model: str = "m") -> int:
         return status
 
 
+def until_known(server: Server, key: str) -> None:
+    wait_until(lambda: rest(server, bearer(key)) == 200, "the key to be known")
+
+
 WAYS = pytest.mark.parametrize("way", [lane, door, call], ids=["fast lane", "door", "grpc"])
 
 
@@ -100,7 +104,7 @@ def test_who_shows_nothing_is_asked_for_credentials(server: Server, way: Way) ->
 @WAYS
 def test_a_key_lets_in_by_either_header(server: Server, keys: Keys, way: Way) -> None:
     key = keys.add("nightly")
-    wait_until(lambda: way(server, bearer(key)) == 200, "the key to be known")
+    until_known(server, key)
     assert way(server, ("X-API-Key", key)) == 200
     assert way(server, bearer(key), ("X-API-Key", key)) == 200
     assert way(server, ("Authorization", f"bEARER {key}")) == 200
@@ -109,7 +113,7 @@ def test_a_key_lets_in_by_either_header(server: Server, keys: Keys, way: Way) ->
 @WAYS
 def test_what_is_no_credential_does_not_hold(server: Server, keys: Keys, way: Way) -> None:
     key, other = keys.add("nightly"), keys.add("weekly")
-    wait_until(lambda: way(server, bearer(other)) == 200, "the keys to be known")
+    until_known(server, other)
     wrong = [
         [bearer(key[:-1] + ("A" if key[-1] != "A" else "B"))],
         [bearer("kw_000000000000_" + "A" * 43)],
@@ -152,7 +156,7 @@ def test_a_forbidden_model_looks_like_an_unknown_one_unless_it_is_known(server: 
 @WAYS
 def test_a_revoked_key_is_refused_although_its_head_is_remembered(server: Server, keys: Keys, way: Way) -> None:
     key = keys.add("nightly")
-    wait_until(lambda: way(server, bearer(key)) == 200, "the key to be known")
+    until_known(server, key)
     keys.revoke(key)
     began = time.monotonic()
     wait_until(lambda: _tried(way, server, key) == UNAUTHENTICATED, "the key to be gone")
@@ -169,7 +173,7 @@ def _tried(way: Way, server: Server, key: str) -> int:
 
 def test_under_load_a_revoked_key_is_refused_and_another_goes_on(server: Server, keys: Keys) -> None:
     gone, stays = keys.add("gone"), keys.add("stays")
-    wait_until(lambda: lane(server, bearer(stays)) == 200, "the keys to be known")
+    until_known(server, stays)
     ended, statuses = threading.Event(), {gone: [], stays: []}  # type: ignore[var-annotated]
 
     def ask(key: str) -> None:
@@ -211,6 +215,26 @@ def test_requests_on_one_connection_never_share_a_principal(
     assert [asked.principal.name for asked in calls] == [f"key:caller-{one}" for one in order if one != 3]
 
 
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.lists(st.integers(0, 3), min_size=1, max_size=20))
+def test_calls_on_one_connection_never_share_a_principal(
+    crowd: tuple[Server, list[str], list[InferenceCall]], order: list[int]
+) -> None:
+    server, texts, calls = crowd
+    calls.clear()
+    with Asker(server) as asker:
+        ask = asker.channel.unary_unary(INFER)
+        futures = [
+            ask.future(infer_bytes("m"), timeout=20, metadata=[("authorization", f"Bearer {texts[one]}")])
+            for one in order
+        ]
+        codes = [future.code() for future in futures]
+    ok, refused = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
+    assert codes == [refused if one == 3 else ok for one in order]
+    names = sorted(asked.principal.name for asked in calls)
+    assert names == sorted(f"key:caller-{one}" for one in order if one != 3)
+
+
 @pytest.fixture(scope="module")
 def crowd() -> Iterator[tuple[Server, list[str], list[InferenceCall]]]:
     """A server, three keys that hold and one that does not, and the calls that came down the line."""
@@ -223,13 +247,13 @@ def crowd() -> Iterator[tuple[Server, list[str], list[InferenceCall]]]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(DataPlane, "infer", noted)
-        with Server(Shelf().serve("m", score), keys=keys, auth={**KEYS, "max_failures": 10**9}) as running:
+        with Server(Shelf().serve("m", score), keys=keys, grpc=GRPC, auth={**KEYS, "max_failures": 10**9}) as running:
             yield running, [*texts, "kw_000000000000_" + "A" * 43], calls
 
 
 def test_a_permit_is_not_held_and_the_connection_goes_on_after_a_refusal(server: Server, keys: Keys) -> None:
     key = keys.add("nightly")
-    wait_until(lambda: lane(server, bearer(key)) == 200, "the key to be known")
+    until_known(server, key)
     with server.wire() as wire:
         for _ in range(5):
             refused = wire.ask(predict_bytes())
@@ -321,7 +345,7 @@ def test_grpc_asks_for_credentials_and_scopes_too(server: Server) -> None:
 
 def test_the_audit_log_says_who_did_what_and_never_how_it_was_proved(server: Server, keys: Keys, audit: Path) -> None:
     key = keys.add("nightly", "predict:m")
-    wait_until(lambda: lane(server, bearer(key)) == 200, "the key to be known")
+    until_known(server, key)
     wrong = "kw_000000000000_" + "A" * 43
     lane(server, bearer(wrong))
     lane(server, bearer(key), model="other_model")
@@ -389,13 +413,13 @@ def test_two_kinds_may_be_demanded_at_once(keys: Keys) -> None:
 
 def test_when_the_registry_is_away_the_keys_that_are_known_hold_on(server: Server, keys: Keys) -> None:
     key = keys.add("nightly")
-    wait_until(lambda: lane(server, bearer(key)) == 200, "the key to be known")
+    until_known(server, key)
     keys.out_of_reach = True
     time.sleep(0.1)
     assert lane(server, bearer(key)) == 200
     later = keys.add("weekly")
     keys.out_of_reach = False
-    wait_until(lambda: lane(server, bearer(later)) == 200, "the registry to be read again")
+    until_known(server, later)
 
 
 def test_a_key_that_was_used_is_noted_when_the_server_stops(keys: Keys) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.credentials import JWT, KEYS, Keys, Published, jwk, published, token
 from tests.serving import GatedRuntime, Server, Shelf, score, wait_until
 from tests.transports.grpc.test_server import GRPC, INFER, Asker, infer_bytes
-from tests.transports.test_credentials import Way, bearer, call, door, lane
+from tests.transports.test_credentials import Way, bearer, call, door, lane, until_known
 from tests.wire import predict_bytes
 
 
@@ -52,7 +52,7 @@ def test_a_storm_of_unknown_keys_fetches_once_and_holds_up_nobody(
     server: Server, issuer: Published, keys: Keys, way: Way
 ) -> None:
     key = keys.add("nightly")
-    wait_until(lambda: lane(server, bearer(key)) == 200, "the key to be known")
+    until_known(server, key)
     tokens = server.app._callers.authenticator.tokens  # type: ignore[attr-defined]
     tokens.published._settings = type("Slow", (), {"jwks_pause": 60.0, "jwks_ttl": 600.0, "jwks_timeout": 5.0})()
     tokens.published._tried_at -= 120

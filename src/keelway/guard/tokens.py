@@ -110,6 +110,7 @@ class Tokens:
                 leeway=settings.leeway,
                 options={"require": ["exp", "aud", "iss", "sub"]},
             )
+            expires_at = float(claims["exp"]) + settings.leeway
         except jwt.ExpiredSignatureError:
             raise CredentialFault("expired") from None
         except (jwt.InvalidSignatureError, jwt.InvalidKeyError, jwt.InvalidAlgorithmError, TypeError):
@@ -118,7 +119,7 @@ class Tokens:
             raise CredentialFault("malformed") from None
         except (jwt.PyJWTError, ValueError, OverflowError):
             raise CredentialFault("claims") from None
-        return Verified(self._principal(claims), float(claims["exp"]) + settings.leeway)
+        return Verified(self._principal(claims), expires_at)
 
     def _key_of(self, algorithm: str, header: Mapping[str, Any]) -> Any:
         if algorithm in _SYMMETRIC:
