@@ -34,6 +34,7 @@ from keelway.edge.preface import port_factory
 from keelway.edge.protocol import sweep_forever
 from keelway.edge.server import EdgeServer
 from keelway.guard.admission import Admission
+from keelway.guard.auth import Authenticator, OpenToAll
 from keelway.hosting.fleet import Fleet
 from keelway.hosting.loading import load_version
 from keelway.hosting.sources import ModelSource
@@ -82,6 +83,7 @@ class App:
         self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache)
         self._fleet = Fleet(source, settings, self._publish, self._metrics, self._clock)
         self._ids = RequestIds()
+        self._authenticator: Authenticator = OpenToAll()
         self._grpc_lane: GrpcLane | None = None
         self._grpc: GrpcServer | None = None
         self._draining = False
@@ -246,7 +248,9 @@ class App:
     def _calls(self) -> GrpcLane:
         """Who answers the calls of all ports. Made on the running loop."""
         if self._grpc_lane is None:
-            self._grpc_lane = GrpcLane(self.settings, self._plane, self._fleet, self._ids, self._is_ready)
+            self._grpc_lane = GrpcLane(
+                self.settings, self._plane, self._fleet, self._ids, self._is_ready, self._authenticator
+            )
         return self._grpc_lane
 
     async def _stop_grpc(self) -> None:
@@ -306,10 +310,9 @@ class App:
         def draining() -> bool:
             return self._leaving
 
-        lane = InferenceLane(self._plane, settings.http, settings.limits, origins, self._ids, paths, draining)
-        door = Door(
-            self._plane, settings.http, settings.limits, origins, self._ids, paths, service.application, draining
-        )
+        common = (self._plane, settings.http, settings.limits, origins, self._ids, paths)
+        lane = InferenceLane(*common, draining, self._authenticator)
+        door = Door(*common, service.application, draining, self._authenticator)
         return uvicorn.Config(
             door,
             http=port_factory(lane, self._calls(), settings.http, self._clock),  # type: ignore[arg-type]

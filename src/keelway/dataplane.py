@@ -30,12 +30,14 @@ from keelway.ports import Codec, Encoded
 from keelway.routing.snapshot import Batches, ServedVersion, ServingSnapshot
 from keelway.types import (
     ANONYMOUS,
+    NOBODY,
     Array,
     BoundRequest,
     ColumnRequest,
     InferenceRecord,
     InferenceRequest,
     InferenceResponse,
+    Peer,
     Principal,
     Priority,
     Tensor,
@@ -50,7 +52,7 @@ STAGE_SAMPLE = 16
 class InferenceCall(msgspec.Struct, frozen=True, gc=False):
     """One request as a transport hands it over. ``selector`` is a version, an alias or ``None``; an empty ``model``
     says that the body names both. ``deadline`` is on the monotonic clock, in seconds; ``header_length`` is that of the
-    binary tensor extension."""
+    binary tensor extension. ``principal`` is who asks, ``peer`` the connection that it came by."""
 
     model: str
     selector: str | None
@@ -62,6 +64,7 @@ class InferenceCall(msgspec.Struct, frozen=True, gc=False):
     header_length: int | None = None
     principal: Principal = ANONYMOUS
     priority: Priority = Priority.INTERACTIVE
+    peer: Peer = NOBODY
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -126,8 +129,12 @@ class DataPlane:
             raise
 
     def refused(self, transport: str, error: KeelwayError) -> None:
-        """Count a request that was refused before it reached a model."""
+        """Count a request for which there was no permit."""
         self._metrics.counter("ml_requests_shed_total").labels("limit").inc()
+        self.turned_away(transport, error)
+
+    def turned_away(self, transport: str, error: KeelwayError) -> None:
+        """Count a request that was refused for what its head says, before it asked for a permit."""
         self._metrics.of().answered(transport, error.code, 0.0)
 
     def infer(self, call: InferenceCall) -> Answer | Waiting[Answer]:

@@ -194,6 +194,19 @@ class Principal(msgspec.Struct, frozen=True):
 ANONYMOUS: Final = Principal("anonymous", frozenset({"predict:*"}))
 
 
+class Peer(msgspec.Struct, frozen=True):
+    """The other end of a connection, made once for each. ``address`` is that of its socket, without the port; empty
+    where there is none. ``identities`` are those of the certificate that it has proved to hold, such as ``CN=batch`` or
+    ``DNS:batch.internal``; none without one."""
+
+    address: str
+    identities: tuple[str, ...] = ()
+
+
+#: Whoever calls without a network.
+NOBODY: Final = Peer("")
+
+
 class InferenceRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One answered request, as the control plane sees it. Holds no value of the caller's.
 

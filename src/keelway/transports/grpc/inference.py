@@ -4,6 +4,8 @@ straight down the request line, without a task, as on REST's fast lane.
 
 from __future__ import annotations
 
+from functools import partial
+
 from keelway.batching.waiting import Waiting
 from keelway.codecs.protobuf import OpenInferenceProtobufCodec
 from keelway.codecs.protobuf_rows import BatchPredictCodec, PredictCodec
@@ -14,13 +16,14 @@ from keelway.edge.http2.header_blocks import written
 from keelway.edge.http2.streams import Stream
 from keelway.errors import Cancelled, DeadlineExceeded, KeelwayError
 from keelway.guard.admission import overloaded
+from keelway.guard.auth import Authenticator, Credentials
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
 from keelway.transports.grpc.calls import Collected, RefusedCall
 from keelway.transports.grpc.errors import OK_HEAD, OK_TRAILERS, CallRefused, refusal
 from keelway.transports.grpc.framing import Framing, framed
 from keelway.transports.grpc.metadata import CallHead
-from keelway.types import ANONYMOUS
+from keelway.types import Principal
 
 
 def inference_methods(limits: LimitSettings) -> dict[str, tuple[Codec, str]]:
@@ -47,7 +50,11 @@ class InferenceOpening:
         framing: Framing,
         seconds: float,
         patience: float,
+        authenticator: Authenticator,
+        credentials: Credentials,
     ) -> None:
+        self._authenticator = authenticator
+        self._credentials = credentials
         self.plane = plane
         self.ids = ids
         self.codec = codec
@@ -58,10 +65,18 @@ class InferenceOpening:
         self.patience = min(seconds, patience)
 
     def open(self, stream: Stream) -> Exchange:
-        """Takes a permit."""
+        """Takes a permit, for a caller who is known."""
+        try:
+            principal = self._authenticator.principal(self._credentials, stream.peer)
+        except KeelwayError as error:
+            return RefusedCall(stream, partial(self._turned_away, error))
         if not self.plane.admission.try_enter(self.priority):
             return RefusedCall(stream, self._overloaded)
-        return InferenceExchange(self, stream)
+        return InferenceExchange(self, stream, principal)
+
+    def _turned_away(self, error: KeelwayError) -> Response:
+        self.plane.turned_away(self.transport, error)
+        return refusal(error, self.ids.next())
 
     def _overloaded(self) -> Response:
         error = overloaded()
@@ -72,10 +87,11 @@ class InferenceOpening:
 class InferenceExchange:
     """One call. It holds a permit until it is answered, refused or cancelled."""
 
-    __slots__ = ("_admitted", "_cancelled", "_message", "_opening", "_request_id", "_stream", "_waiting")
+    __slots__ = ("_admitted", "_cancelled", "_message", "_opening", "_principal", "_request_id", "_stream", "_waiting")
 
-    def __init__(self, opening: InferenceOpening, stream: Stream) -> None:
+    def __init__(self, opening: InferenceOpening, stream: Stream, principal: Principal) -> None:
         self._opening = opening
+        self._principal = principal
         self._stream = stream
         self._admitted = True
         self._cancelled = False
@@ -109,8 +125,9 @@ class InferenceExchange:
                     request_id,
                     self._stream.since + opening.seconds,
                     None,
-                    ANONYMOUS,
+                    self._principal,
                     opening.priority,
+                    self._stream.peer,
                 )
             )
         except (KeelwayError, CallRefused) as error:

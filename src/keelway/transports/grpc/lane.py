@@ -15,6 +15,7 @@ from keelway.edge.http2.application import Opening, Response
 from keelway.edge.http2.header_blocks import written
 from keelway.edge.http2.request_head import RequestHead
 from keelway.errors import KeelwayError
+from keelway.guard.auth import Authenticator, Credentials
 from keelway.hosting.fleet import Fleet
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
@@ -44,16 +45,23 @@ SERVICES = (
     "grpc.reflection.v1.ServerReflection",
 )
 
-#: From the head of a call to its opening.
-Method = Callable[[CallHead], Opening]
+#: From what the head of a call says and presents to its opening.
+Method = Callable[[CallHead, Credentials], Opening]
 
 
 class GrpcLane:
     """``ready`` says whether the server is, drains included."""
 
     def __init__(
-        self, settings: Settings, plane: DataPlane, fleet: Fleet, ids: RequestIds, ready: Callable[[], bool]
+        self,
+        settings: Settings,
+        plane: DataPlane,
+        fleet: Fleet,
+        ids: RequestIds,
+        ready: Callable[[], bool],
+        authenticator: Authenticator,
     ) -> None:
+        self._authenticator = authenticator
         self._settings = settings
         self._plane = plane
         self._ids = ids
@@ -95,7 +103,7 @@ class GrpcLane:
         if method is None:
             return self._refused(CallRefused(Status.UNIMPLEMENTED, "there is no such method"))
         try:
-            return method(call_head(head.fields))
+            return method(call_head(head.fields), self._authenticator.present(head.fields))
         except (CallRefused, KeelwayError) as error:
             return self._refused(error)
 
@@ -110,20 +118,31 @@ class GrpcLane:
     def _inference(self, codec: Codec, transport: str) -> Method:
         limit, patience = self._settings.limits.request_timeout, self._settings.http.body_timeout
 
-        def opening(head: CallHead) -> Opening:
+        def opening(head: CallHead, credentials: Credentials) -> Opening:
             seconds = min(limit, head.seconds)
             return InferenceOpening(
-                self._plane, self._ids, codec, transport, head, self._framing(head), seconds, patience
+                self._plane,
+                self._ids,
+                codec,
+                transport,
+                head,
+                self._framing(head),
+                seconds,
+                patience,
+                self._authenticator,
+                credentials,
             )
 
         return opening
 
     def _unary(self, answer: Answer) -> Method:
         patience = self._settings.http.body_timeout
-        return lambda head: UnaryOpening(answer, self._framing(head), self._ids, head.seconds, patience)
+        return lambda head, credentials: UnaryOpening(answer, self._framing(head), self._ids, head.seconds, patience)
 
     def _streaming(self, streaming: Streaming) -> Method:
-        return lambda head: StreamOpening(streaming, self._framing(head), self._ids, head.seconds, self._streams)
+        return lambda head, credentials: StreamOpening(
+            streaming, self._framing(head), self._ids, head.seconds, self._streams
+        )
 
     # Streams
 

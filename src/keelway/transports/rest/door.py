@@ -16,12 +16,13 @@ from keelway.codecs.json import JSON, OCTETS
 from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.errors import Cancelled, InvalidInput, KeelwayError, NotFound
+from keelway.guard.auth import Authenticator
 from keelway.observe.request_ids import RequestIds
 from keelway.routing.snapshot import ServingSnapshot
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
-from keelway.types import Priority
+from keelway.types import NOBODY, Peer, Principal, Priority
 
 log = logging.getLogger("keelway.rest")
 
@@ -50,8 +51,10 @@ class Door:
         paths: InferencePaths,
         rest: Application,
         closing: Callable[[], bool],
+        authenticator: Authenticator,
     ) -> None:
         self._plane = plane
+        self._authenticator = authenticator
         self._max_body_bytes = http.max_body_bytes
         self._request_timeout = limits.request_timeout
         self._origins = origins
@@ -73,9 +76,11 @@ class Door:
                 scope["request_id"] = request_id
                 await self._rest(scope, receive, send)
                 return
+            peer = peer_of(scope)
+            principal = self._authenticator.principal(self._authenticator.present(scope["headers"]), peer)
             if scope["method"] != "POST":
                 raise HttpRefusal(405, "inference takes POST", ((b"allow", b"POST"),))
-            answer = await self._infer(route, headers, request_id, receive)
+            answer = await self._infer(route, headers, request_id, receive, principal, peer)
         except (KeelwayError, HttpRefusal) as error:
             if isinstance(error, Cancelled):
                 return
@@ -89,7 +94,13 @@ class Door:
         await send({"type": "http.response.body", "body": body})
 
     async def _infer(
-        self, route: InferenceRoute, headers: Mapping[bytes, bytes], request_id: str, receive: Receive
+        self,
+        route: InferenceRoute,
+        headers: Mapping[bytes, bytes],
+        request_id: str,
+        receive: Receive,
+        principal: Principal,
+        peer: Peer,
     ) -> Answer:
         plane = self._plane
         check_media(headers)
@@ -115,7 +126,9 @@ class Door:
                     request_id,
                     deadline,
                     header_length,
-                    priority=priority,
+                    principal,
+                    priority,
+                    peer,
                 )
             )
             return answer if isinstance(answer, Answer) else await _while_connected(answer, receive)
@@ -147,6 +160,12 @@ class Door:
         # A body is read to its end and forgotten, within reason, so that a caller that is still sending hears why
         # instead of seeing its connection break.
         return HttpRefusal(413, f"the body is larger than {self._max_body_bytes} bytes", headers)
+
+
+def peer_of(scope: Scope) -> Peer:
+    """Who is at the other end of the connection; it has told the scope (``keelway.edge.protocol``)."""
+    peer: Peer = scope.get("state", {}).get("peer", NOBODY)
+    return peer
 
 
 def only_model(snapshot: ServingSnapshot) -> str:
