@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from keelway.app import answer_cache
+from keelway.assembly import answer_cache
 from keelway.batching.batcher import SlotBatcher
 from keelway.batching.turn import TurnBatcher
 from keelway.codecs.rows import RowCodec

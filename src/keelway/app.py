@@ -12,7 +12,6 @@ import gc
 import logging
 import math
 import os
-import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,9 +19,7 @@ from pathlib import Path
 import msgspec
 import uvicorn
 
-from keelway import __version__
-from keelway.cache.answers import AnswerCache
-from keelway.cache.memory import MemoryStore
+from keelway.assembly import answer_cache, gate
 from keelway.clock import Clock, SystemClock
 from keelway.codecs.rows import RowCodec
 from keelway.config import Settings
@@ -80,7 +77,8 @@ class App:
         self._records = RecordRing(settings.records.ring_size)
         self._sink: RecordSink = JsonLinesSink(Path(settings.records.file)) if settings.records.file else NullSink()
         self._cache = answer_cache(settings, self._metrics, self._clock)
-        self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache)
+        self._gate = gate(settings, self._admission, self._metrics, self._clock)
+        self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache, self._gate)
         self._fleet = Fleet(source, settings, self._publish, self._metrics, self._clock)
         self._ids = RequestIds()
         self._authenticator: Authenticator = OpenToAll()
@@ -161,6 +159,7 @@ class App:
                 await self._close_models()
                 if self._cache is not None:
                     await self._cache.close()
+                await self._gate.close()
                 await self._flush()
                 self._sink.close()
 
@@ -357,44 +356,6 @@ class App:
         except OSError as error:
             self._metrics.counter("ml_records_dropped_total").inc(len(records))
             log.error("records could not be written: %s", error.strerror)
-
-
-def answer_cache(settings: Settings, metrics: ServingMetrics, clock: Clock) -> AnswerCache | None:
-    """The cache that ``settings`` ask for, with its metrics. Raises ``FailedPrecondition`` if it needs redis-py and
-    there is none, or the URL is none. A Redis that is away is no reason not to start."""
-    wanted = settings.cache
-    if not wanted.enabled:
-        return None
-    evictions = metrics.counter("ml_cache_evictions_total")
-    asked = metrics.counter("ml_cache_store_requests_total")
-    is_open = metrics.gauge("ml_cache_store_open")
-
-    def noted(operation: str, outcome: str) -> None:
-        asked.labels(operation, outcome).inc()
-
-    memory = MemoryStore(
-        wanted.max_bytes, wanted.max_value_bytes, clock, lambda reason: evictions.labels("memory", reason).inc()
-    )
-    metrics.gauge("ml_cache_bytes").labels("memory").set_function(lambda: memory.size)
-    metrics.gauge("ml_cache_entries").labels("memory").set_function(lambda: len(memory))
-    store = None
-    if wanted.redis_url:
-        from keelway.cache.redis import RedisStore
-
-        is_open.labels("redis").set(0)
-        store = RedisStore(
-            wanted.redis_url,
-            clock,
-            timeout=wanted.redis_timeout,
-            failures=wanted.redis_failures,
-            pause=wanted.redis_pause,
-            max_value_bytes=wanted.max_value_bytes,
-            noted=noted,
-            turned=lambda opened: is_open.labels("redis").set(opened),
-        )
-    # Another release, or another kind of processor, may answer in other digits.
-    salt = (__version__, *settings.runtime.providers)
-    return AnswerCache(wanted, memory, clock, random.random, salt, store, noted)
 
 
 @contextlib.contextmanager

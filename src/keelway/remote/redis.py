@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -51,9 +52,9 @@ class RedisLink:
         #: A service that is full refuses writes at once and can still be read.
         self.writes = Breaker(1, pause, clock)
 
-    async def ask(self, operation: str, command: Callable[[], Awaitable[Any]], timeout: float | None = None) -> Any:
+    async def ask(self, operation: str, command: Callable[[], Awaitable[Any]], seconds: float = math.inf) -> Any:
         """The reply to ``command``, which is made only if it is asked; ``None`` if there is none worth having, for
-        whatever reason. ``timeout`` may only shorten the link's own."""
+        whatever reason. ``seconds`` may only shorten the link's own timeout."""
         from redis.exceptions import OutOfMemoryError, ReadOnlyError
         from redis.exceptions import TimeoutError as LateReply
 
@@ -61,7 +62,7 @@ class RedisLink:
             self._noted(operation, "skipped")
             return None
         try:
-            async with asyncio.timeout(self.timeout if timeout is None else min(timeout, self.timeout)):
+            async with asyncio.timeout(min(seconds, self.timeout)):
                 reply = await command()
         except (OutOfMemoryError, ReadOnlyError):
             outcome, reply = "refused", None

@@ -15,7 +15,6 @@ from keelway.edge.http2.application import Exchange, Response
 from keelway.edge.http2.header_blocks import written
 from keelway.edge.http2.streams import Stream
 from keelway.errors import Cancelled, DeadlineExceeded, KeelwayError
-from keelway.guard.admission import overloaded
 from keelway.guard.auth import Authenticator, Credentials
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
@@ -23,7 +22,7 @@ from keelway.transports.grpc.calls import Collected, RefusedCall
 from keelway.transports.grpc.errors import OK_HEAD, OK_TRAILERS, CallRefused, refusal
 from keelway.transports.grpc.framing import Framing, framed
 from keelway.transports.grpc.metadata import CallHead
-from keelway.types import Principal
+from keelway.types import Peer, Principal
 
 
 def inference_methods(limits: LimitSettings) -> dict[str, tuple[Codec, str]]:
@@ -52,7 +51,9 @@ class InferenceOpening:
         patience: float,
         authenticator: Authenticator,
         credentials: Credentials,
+        forwarded: bytes,
     ) -> None:
+        self._forwarded = forwarded
         self._authenticator = authenticator
         self._credentials = credentials
         self.plane = plane
@@ -65,21 +66,23 @@ class InferenceOpening:
         self.patience = min(seconds, patience)
 
     def open(self, stream: Stream) -> Exchange:
-        """Takes a permit, for a caller who is known."""
+        """Comes by the gate, for a caller who is known."""
+        gate = self.plane.gate
+        peer = gate.callers.behind(stream.peer, self._forwarded)
         try:
-            principal = self._authenticator.principal(self._credentials, stream.peer)
+            principal = self._authenticator.principal(self._credentials, peer)
         except KeelwayError as error:
             return RefusedCall(stream, partial(self._turned_away, error))
-        if not self.plane.admission.try_enter(self.priority):
-            return RefusedCall(stream, self._overloaded)
-        return InferenceExchange(self, stream, principal)
+        refused = gate.enter(self.priority, principal, peer)
+        if refused is not None:
+            return RefusedCall(stream, partial(self._not_let_in, refused))
+        return InferenceExchange(self, stream, principal, peer)
 
     def _turned_away(self, error: KeelwayError) -> Response:
         self.plane.turned_away(self.transport, error)
         return refusal(error, self.ids.next())
 
-    def _overloaded(self) -> Response:
-        error = overloaded()
+    def _not_let_in(self, error: KeelwayError) -> Response:
         self.plane.refused(self.transport, error)
         return refusal(error, self.ids.next())
 
@@ -87,9 +90,20 @@ class InferenceOpening:
 class InferenceExchange:
     """One call. It holds a permit until it is answered, refused or cancelled."""
 
-    __slots__ = ("_admitted", "_cancelled", "_message", "_opening", "_principal", "_request_id", "_stream", "_waiting")
+    __slots__ = (
+        "_admitted",
+        "_cancelled",
+        "_message",
+        "_opening",
+        "_peer",
+        "_principal",
+        "_request_id",
+        "_stream",
+        "_waiting",
+    )
 
-    def __init__(self, opening: InferenceOpening, stream: Stream, principal: Principal) -> None:
+    def __init__(self, opening: InferenceOpening, stream: Stream, principal: Principal, peer: Peer) -> None:
+        self._peer = peer
         self._opening = opening
         self._principal = principal
         self._stream = stream
@@ -127,15 +141,14 @@ class InferenceExchange:
                     None,
                     self._principal,
                     opening.priority,
-                    self._stream.peer,
+                    self._peer,
                 )
             )
         except (KeelwayError, CallRefused) as error:
             self._leave()
             return refusal(error, request_id)
         if isinstance(answer, Answer):
-            self._admitted = False
-            plane.admission.leave()
+            self._leave()
             return _answered(answer)
         self._waiting = answer
         answer.then(self._settled)
@@ -171,11 +184,13 @@ class InferenceExchange:
     def _leave(self) -> None:
         if self._admitted:
             self._admitted = False
-            self._opening.plane.admission.leave()
+            self._opening.plane.gate.leave(self._principal)
 
 
 def _answered(answer: Answer) -> Response:
     trailers = OK_TRAILERS
     if answer.cache_status:
         trailers += written([(b"cache-status", answer.cache_status)])
+    if answer.rate_limit:
+        trailers += written([(b"ratelimit", answer.rate_limit)])
     return Response(OK_HEAD, framed(answer.encoded.body), trailers)

@@ -45,8 +45,8 @@ SERVICES = (
     "grpc.reflection.v1.ServerReflection",
 )
 
-#: From what the head of a call says and presents to its opening.
-Method = Callable[[CallHead, Credentials], Opening]
+#: From what the head of a call says, presents, and reports of its caller's address, to its opening.
+Method = Callable[[CallHead, Credentials, bytes], Opening]
 
 
 class GrpcLane:
@@ -103,7 +103,8 @@ class GrpcLane:
         if method is None:
             return self._refused(CallRefused(Status.UNIMPLEMENTED, "there is no such method"))
         try:
-            return method(call_head(head.fields), self._authenticator.present(head.fields))
+            forwarded = self._plane.gate.callers.forwarded(head.fields)
+            return method(call_head(head.fields), self._authenticator.present(head.fields), forwarded)
         except (CallRefused, KeelwayError) as error:
             return self._refused(error)
 
@@ -118,7 +119,7 @@ class GrpcLane:
     def _inference(self, codec: Codec, transport: str) -> Method:
         limit, patience = self._settings.limits.request_timeout, self._settings.http.body_timeout
 
-        def opening(head: CallHead, credentials: Credentials) -> Opening:
+        def opening(head: CallHead, credentials: Credentials, forwarded: bytes) -> Opening:
             seconds = min(limit, head.seconds)
             return InferenceOpening(
                 self._plane,
@@ -131,16 +132,19 @@ class GrpcLane:
                 patience,
                 self._authenticator,
                 credentials,
+                forwarded,
             )
 
         return opening
 
     def _unary(self, answer: Answer) -> Method:
         patience = self._settings.http.body_timeout
-        return lambda head, credentials: UnaryOpening(answer, self._framing(head), self._ids, head.seconds, patience)
+        return lambda head, credentials, forwarded: UnaryOpening(
+            answer, self._framing(head), self._ids, head.seconds, patience
+        )
 
     def _streaming(self, streaming: Streaming) -> Method:
-        return lambda head, credentials: StreamOpening(
+        return lambda head, credentials, forwarded: StreamOpening(
             streaming, self._framing(head), self._ids, head.seconds, self._streams
         )
 

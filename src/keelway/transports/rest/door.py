@@ -76,7 +76,8 @@ class Door:
                 scope["request_id"] = request_id
                 await self._rest(scope, receive, send)
                 return
-            peer = peer_of(scope)
+            callers = self._plane.gate.callers
+            peer = callers.behind(peer_of(scope), callers.forwarded(scope["headers"]))
             principal = self._authenticator.principal(self._authenticator.present(scope["headers"]), peer)
             if scope["method"] != "POST":
                 raise HttpRefusal(405, "inference takes POST", ((b"allow", b"POST"),))
@@ -107,7 +108,7 @@ class Door:
         length = content_length(headers)
         deadline = plane.clock.monotonic() + timeout_of(headers, self._request_timeout)
         priority = priority_of(headers)
-        plane.admit(route.transport, priority)
+        self._enter(route, priority, principal, peer)
         try:
             message = await receive()
             body = message.get("body", b"")
@@ -133,7 +134,13 @@ class Door:
             )
             return answer if isinstance(answer, Answer) else await _while_connected(answer, receive)
         finally:
-            plane.admission.leave()
+            plane.gate.leave(principal)
+
+    def _enter(self, route: InferenceRoute, priority: Priority, principal: Principal, peer: Peer) -> None:
+        refused = self._plane.gate.enter(priority, principal, peer)
+        if refused is not None:
+            self._plane.refused(route.transport, refused)
+            raise refused
 
     async def _rest_of_body(self, message: Message, receive: Receive, declared: int) -> bytes:
         """The whole body, of which ``message`` is the first part, within the size limit. The connection itself sees to
@@ -190,6 +197,8 @@ def reply_headers(answer: Answer, route: InferenceRoute, request_id: str) -> lis
         headers.append((b"keelway-model-digest", version.model_digest.encode()))
     if answer.cache_status:
         headers.append((b"cache-status", answer.cache_status))
+    if answer.rate_limit:
+        headers.append((b"ratelimit", answer.rate_limit))
     if encoded.json_length is not None:
         headers.append((b"inference-header-content-length", b"%d" % encoded.json_length))
     return headers

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from keelway.errors import ErrorCode, KeelwayError
+from keelway.errors import ErrorCode, KeelwayError, RateLimited
 
 #: The status of each error code. A test says that it is complete.
 STATUS: Final[Mapping[ErrorCode, int]] = {
@@ -96,6 +96,8 @@ def error_reply(
         status, known = STATUS[error.code], error
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
+        if isinstance(error, RateLimited):
+            headers.extend(error.fields)
         if status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
     content, media_type = body(status, error.message, known, request_id)

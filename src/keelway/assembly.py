@@ -1,0 +1,120 @@
+"""Parts of a server that are built from its settings and tell its metrics of themselves. ``app.py`` joins them."""
+
+from __future__ import annotations
+
+import random
+from typing import cast
+
+from keelway import __version__
+from keelway.cache.answers import AnswerCache
+from keelway.cache.memory import MemoryStore
+from keelway.clock import Clock
+from keelway.config import Settings
+from keelway.errors import FailedPrecondition
+from keelway.guard.addresses import Callers, Header
+from keelway.guard.admission import Admission
+from keelway.guard.gate import Gate
+from keelway.guard.rate_rules import parse_rules
+from keelway.guard.ratelimit import OnFailure, RateLimiter
+from keelway.observe.metrics import ServingMetrics
+from keelway.ports import LimitStore
+
+
+def answer_cache(settings: Settings, metrics: ServingMetrics, clock: Clock) -> AnswerCache | None:
+    """The cache that ``settings`` ask for, with its metrics. Raises ``FailedPrecondition`` if it needs redis-py and
+    there is none, or the URL is none. A Redis that is away is no reason not to start."""
+    wanted = settings.cache
+    if not wanted.enabled:
+        return None
+    evictions = metrics.counter("ml_cache_evictions_total")
+    asked = metrics.counter("ml_cache_store_requests_total")
+    is_open = metrics.gauge("ml_cache_store_open")
+
+    def noted(operation: str, outcome: str) -> None:
+        asked.labels(operation, outcome).inc()
+
+    memory = MemoryStore(
+        wanted.max_bytes, wanted.max_value_bytes, clock, lambda reason: evictions.labels("memory", reason).inc()
+    )
+    metrics.gauge("ml_cache_bytes").labels("memory").set_function(lambda: memory.size)
+    metrics.gauge("ml_cache_entries").labels("memory").set_function(lambda: len(memory))
+    store = None
+    if wanted.redis_url:
+        from keelway.cache.redis import RedisStore
+
+        is_open.labels("redis").set(0)
+        store = RedisStore(
+            wanted.redis_url,
+            clock,
+            timeout=wanted.redis_timeout,
+            failures=wanted.redis_failures,
+            pause=wanted.redis_pause,
+            max_value_bytes=wanted.max_value_bytes,
+            noted=noted,
+            turned=lambda opened: is_open.labels("redis").set(opened),
+        )
+    # Another release, or another kind of processor, may answer in other digits.
+    salt = (__version__, *settings.runtime.providers)
+    return AnswerCache(wanted, memory, clock, random.random, salt, store, noted)
+
+
+def gate(settings: Settings, admission: Admission, metrics: ServingMetrics, clock: Clock) -> Gate:
+    """The gate that ``settings`` ask for, with its metrics. Raises as ``rate_limiter``, and ``InvalidInput`` for a
+    proxy that is no network."""
+    wanted = settings.rate_limits
+    limited = metrics.counter("ml_rate_limited_total")
+    return Gate(
+        admission,
+        rate_limiter(settings, metrics, clock),
+        Callers(wanted.trusted_proxies, cast(Header, wanted.proxy_header)),
+        settings.limits.max_in_flight_per_principal,
+        lambda: limited.labels("max_in_flight_per_principal", "principal").inc(),
+    )
+
+
+def rate_limiter(settings: Settings, metrics: ServingMetrics, clock: Clock) -> RateLimiter | None:
+    """The rate limits that ``settings`` ask for. Raises ``InvalidInput`` for what is no rule, and
+    ``FailedPrecondition`` if rules cannot be kept: several workers would each count for themselves, or the store cannot
+    be asked at all. One that is away is no reason not to start."""
+    wanted = settings.rate_limits
+    rules = parse_rules(wanted.rules)
+    if not rules:
+        return None
+    if not wanted.store and settings.serving.workers > 1:
+        raise FailedPrecondition(
+            "each of several workers would count rate limits for itself",
+            field="rate_limits.store",
+            hint="set rate_limits.store to a Redis that they share, or to `memory` if that is meant",
+        )
+    limited = metrics.counter("ml_rate_limited_total")
+    store = None if wanted.store in ("", "memory") else _limit_store(settings, metrics, clock)
+    limiter = RateLimiter(
+        rules,
+        clock,
+        most=wanted.max_callers,
+        store=store,
+        on_failure=cast(OnFailure, wanted.on_failure),
+        noted=lambda rule: limited.labels(rule.text, rule.scope).inc(),
+    )
+    callers = metrics.gauge("ml_rate_limit_callers")
+    for rule, windows in limiter.counted:
+        callers.labels(rule.text).set_function(windows.__len__)
+    return limiter
+
+
+def _limit_store(settings: Settings, metrics: ServingMetrics, clock: Clock) -> LimitStore:
+    from keelway.guard.ratelimit_redis import RedisLimitStore
+
+    wanted = settings.rate_limits
+    asked = metrics.counter("ml_rate_limit_store_requests_total")
+    is_open = metrics.gauge("ml_rate_limit_store_open")
+    is_open.labels("redis").set(0)
+    return RedisLimitStore(
+        wanted.store,
+        clock,
+        timeout=wanted.redis_timeout,
+        failures=wanted.redis_failures,
+        pause=wanted.redis_pause,
+        noted=lambda operation, outcome: asked.labels(operation, outcome).inc(),
+        turned=lambda opened: is_open.labels("redis").set(opened),
+    )
