@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -23,25 +23,27 @@ from keelway.errors import (
     InvalidInput,
     KeelwayError,
     ModelFailed,
-    NotFound,
     Overloaded,
     RowsRefused,
+    Unavailable,
     bare,
 )
 from keelway.guard.admission import Admission
 from keelway.guard.gate import Gate
 from keelway.guard.ratelimit import Charged, RateLimiter
+from keelway.guard.scopes import forbidden
 from keelway.guard.validation import is_atomic, without_refused
 from keelway.observe.metrics import ServingMetrics
 from keelway.observe.records import RecordRing
-from keelway.passage import Answer, InferenceCall, Passage, Sharing, target
-from keelway.routing.snapshot import Batches, ServedVersion, ServingSnapshot
+from keelway.passage import Answer, InferenceCall, Passage, Sharing
+from keelway.routing.snapshot import Batches, ServedVersion, ServingSnapshot, target
 from keelway.types import (
     Array,
     BoundRequest,
     InferenceRecord,
     InferenceRequest,
     InferenceResponse,
+    Peer,
     Principal,
     Tensor,
 )
@@ -70,6 +72,8 @@ class DataPlane:
         self.admission = admission
         self.gate = gate or Gate(admission)
         self.clock = clock
+        #: Why a principal, by that peer, may not do that with that model. Whoever sets it takes note.
+        self.denied: Callable[[Principal, Peer, str, str], KeelwayError] = forbidden
         self._metrics = metrics
         self._records = records
         self._cache = cache
@@ -96,8 +100,9 @@ class DataPlane:
         try:
             passage.request = request = call.codec.parse(call.body, call.header_length)
             self._mark(passage)
-            passage.version = version = self.snapshot.resolve(*target(call, request))
-            authorise(call.principal, version)
+            passage.version = version = self._route(call, request)
+            if not call.principal.may("predict", version.name):
+                raise self.denied(call.principal, call.peer, "predict", version.name)
             bound = version.binding.bind(request)
             self._mark(passage)
             if self.gate.limiter is not None:
@@ -169,6 +174,15 @@ class DataPlane:
             return self._proceed(passage, version, request, bound)
         except Exception as error:  # noqa: BLE001 - as in infer
             self._fail(passage, error)
+
+    def _route(self, call: InferenceCall, request: InferenceRequest) -> ServedVersion:
+        name, selector = target(call.model, call.selector, request)
+        try:
+            return self.snapshot.resolve(name, selector)
+        except Unavailable:
+            if not call.principal.may("predict", name):  # that it is only not loaded would tell that it exists
+                raise self.denied(call.principal, call.peer, "predict", name) from None
+            raise
 
     def _cached(
         self,
@@ -433,9 +447,3 @@ class DataPlane:
     def _mark(self, passage: Passage) -> None:
         if passage.times is not None:
             passage.times.append(self.clock.monotonic())
-
-
-def authorise(principal: Principal, version: ServedVersion) -> None:
-    """Without scope, a forbidden model looks like an unknown one."""
-    if not principal.may("predict", version.name):
-        raise NotFound("no such model or version is served here")

@@ -17,7 +17,6 @@ from keelway.types import (
     ANONYMOUS,
     NOBODY,
     BoundRequest,
-    ColumnRequest,
     InferenceRequest,
     Peer,
     Principal,
@@ -78,10 +77,3 @@ class Sharing(NamedTuple):
     request: InferenceRequest
     batcher: Batches
     answer: Waiting[Answer]
-
-
-def target(call: InferenceCall, request: InferenceRequest) -> tuple[str, str | None]:
-    """The model asked for, and its version or alias: by the path, or by the body where the format names them there."""
-    if call.model or isinstance(request, ColumnRequest):
-        return call.model, call.selector
-    return request.model, request.selector

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keelway.errors import InvalidInput
-from keelway.guard.addresses import Callers, counted
+from keelway.guard.addresses import Proxies, counted
 from keelway.types import Peer
 
 PROXY, STRANGER = Peer("10.0.0.1"), Peer("203.0.113.5")
@@ -16,8 +16,8 @@ PROXY, STRANGER = Peer("10.0.0.1"), Peer("203.0.113.5")
 def behind(
     peer: Peer, *values: bytes, trusted: tuple[str, ...] = ("10.0.0.0/8",), header: str = "x-forwarded-for"
 ) -> str:
-    callers = Callers(trusted, header)  # type: ignore[arg-type]
-    return callers.behind(peer, callers.forwarded([(header.encode(), value) for value in values])).address
+    proxies = Proxies(trusted, header)  # type: ignore[arg-type]
+    return proxies.behind(peer, proxies.forwarded([(header.encode(), value) for value in values])).address
 
 
 def test_a_header_counts_only_if_a_trusted_proxy_has_sent_it() -> None:
@@ -72,15 +72,15 @@ def test_forwarded_is_read_where_the_proxies_write_it(value: bytes, address: str
 
 def test_the_header_that_the_proxies_do_not_write_is_not_looked_at() -> None:
     # W1: they let it through as a caller has written it.
-    callers = Callers(["10.0.0.0/8"], "x-forwarded-for")
+    proxies = Proxies(["10.0.0.0/8"], "x-forwarded-for")
     headers = [(b"forwarded", b"for=1.1.1.1"), (b"x-forwarded-for", b"198.51.100.9"), (b"x-real-ip", b"1.1.1.1")]
-    assert callers.behind(PROXY, callers.forwarded(headers)).address == "198.51.100.9"
+    assert proxies.behind(PROXY, proxies.forwarded(headers)).address == "198.51.100.9"
 
 
 def test_what_the_connection_has_proved_stays() -> None:
     # W1
     peer = Peer("10.0.0.1", ("CN=proxy",))
-    assert Callers(["10.0.0.1"]).behind(peer, b"198.51.100.9") == Peer("198.51.100.9", ("CN=proxy",))
+    assert Proxies(["10.0.0.1"]).behind(peer, b"198.51.100.9") == Peer("198.51.100.9", ("CN=proxy",))
 
 
 @given(st.binary(max_size=200))
@@ -94,16 +94,16 @@ def test_whatever_stands_there_the_rightmost_is_the_proxy_s_own_word(written: by
 
 def test_what_is_remembered_of_headers_is_bounded() -> None:
     # W1: 100,000 distinct addresses
-    callers = Callers(["10.0.0.0/8"])
+    proxies = Proxies(["10.0.0.0/8"])
     for number in range(100_000):
         address = f"192.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-        assert callers.behind(PROXY, address.encode()).address == address
+        assert proxies.behind(PROXY, address.encode()).address == address
         counted(f"2001:db8:{number:x}::1")
-    assert len(callers._known) <= 4096
+    assert len(proxies._known) <= 4096
 
 
 @pytest.mark.parametrize("text", ["proxy.internal", "10.0.0.0/33", "", "*"])
 def test_a_proxy_that_is_no_network_is_refused(text: str) -> None:
     # W1
     with pytest.raises(InvalidInput, match=r"rate_limits\.trusted_proxies"):
-        Callers([text])
+        Proxies([text])

@@ -21,7 +21,7 @@ _HOPS: Final = 32
 _HOST_BITS: Final = 64
 
 
-class Callers:
+class Proxies:
     """``trusted`` are networks of proxies, ``header`` is what they report the other end of their connections in.
 
     Raises ``InvalidInput`` for what is no network."""

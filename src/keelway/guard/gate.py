@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from keelway.errors import KeelwayError, RateLimited
-from keelway.guard.addresses import Callers
+from keelway.guard.addresses import Proxies
 from keelway.guard.admission import Admission, overloaded
 from keelway.guard.ratelimit import RateLimiter
 from keelway.types import Peer, Principal, Priority
@@ -27,14 +27,14 @@ class Gate:
         self,
         admission: Admission,
         limiter: RateLimiter | None = None,
-        callers: Callers | None = None,
+        proxies: Proxies | None = None,
         most: int = 0,
         noted: Callable[[], None] = lambda: None,
     ) -> None:
         self.admission = admission
         self.limiter = limiter
         #: Tells whose address counts.
-        self.callers = callers or Callers()
+        self.proxies = proxies or Proxies()
         self._most = most
         self._noted = noted
         self._under_way: dict[str, int] = {}

@@ -15,14 +15,13 @@ from keelway.edge.http2.application import Exchange, Response
 from keelway.edge.http2.header_blocks import written
 from keelway.edge.http2.streams import Stream
 from keelway.errors import Cancelled, DeadlineExceeded, KeelwayError
-from keelway.guard.auth import Authenticator, Credentials
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
 from keelway.transports.grpc.calls import Collected, RefusedCall
 from keelway.transports.grpc.errors import OK_HEAD, OK_TRAILERS, CallRefused, refusal
 from keelway.transports.grpc.framing import Framing, framed
 from keelway.transports.grpc.metadata import CallHead
-from keelway.types import Peer, Principal
+from keelway.types import Principal
 
 
 def inference_methods(limits: LimitSettings) -> dict[str, tuple[Codec, str]]:
@@ -49,13 +48,7 @@ class InferenceOpening:
         framing: Framing,
         seconds: float,
         patience: float,
-        authenticator: Authenticator,
-        credentials: Credentials,
-        forwarded: bytes,
     ) -> None:
-        self._forwarded = forwarded
-        self._authenticator = authenticator
-        self._credentials = credentials
         self.plane = plane
         self.ids = ids
         self.codec = codec
@@ -65,20 +58,14 @@ class InferenceOpening:
         self.seconds = seconds
         self.patience = min(seconds, patience)
 
-    def open(self, stream: Stream) -> Exchange:
-        """Comes by the gate, for a caller who is known."""
-        gate = self.plane.gate
-        peer = gate.callers.behind(stream.peer, self._forwarded)
-        try:
-            principal = self._authenticator.principal(self._credentials, peer)
-        except KeelwayError as error:
-            return RefusedCall(stream, partial(self._turned_away, error))
-        refused = gate.enter(self.priority, principal, peer)
+    def enter(self, stream: Stream, principal: Principal) -> Exchange:
+        """Comes by the gate."""
+        refused = self.plane.gate.enter(self.priority, principal, stream.peer)
         if refused is not None:
             return RefusedCall(stream, partial(self._not_let_in, refused))
-        return InferenceExchange(self, stream, principal, peer)
+        return InferenceExchange(self, stream, principal)
 
-    def _turned_away(self, error: KeelwayError) -> Response:
+    def refused(self, error: KeelwayError) -> Response:
         self.plane.turned_away(self.transport, error)
         return refusal(error, self.ids.next())
 
@@ -95,15 +82,13 @@ class InferenceExchange:
         "_cancelled",
         "_message",
         "_opening",
-        "_peer",
         "_principal",
         "_request_id",
         "_stream",
         "_waiting",
     )
 
-    def __init__(self, opening: InferenceOpening, stream: Stream, principal: Principal, peer: Peer) -> None:
-        self._peer = peer
+    def __init__(self, opening: InferenceOpening, stream: Stream, principal: Principal) -> None:
         self._opening = opening
         self._principal = principal
         self._stream = stream
@@ -141,7 +126,7 @@ class InferenceExchange:
                     None,
                     self._principal,
                     opening.priority,
-                    self._peer,
+                    self._stream.peer,
                 )
             )
         except (KeelwayError, CallRefused) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 from keelway.batching.waiting import Waiting
@@ -19,10 +19,11 @@ from keelway.errors import Cancelled, InvalidInput, KeelwayError, NotFound
 from keelway.guard.auth import Authenticator
 from keelway.observe.request_ids import RequestIds
 from keelway.routing.snapshot import ServingSnapshot
+from keelway.transports.rest.access import EXEMPT
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
-from keelway.types import NOBODY, Peer, Principal, Priority
+from keelway.types import ANONYMOUS, NOBODY, Peer, Principal, Priority
 
 log = logging.getLogger("keelway.rest")
 
@@ -39,7 +40,8 @@ _PRIORITIES = {priority.name.lower().encode(): priority for priority in Priority
 
 
 class Door:
-    """``rest`` answers whatever is no inference. ``closing`` says that connections should not be reused any more."""
+    """``rest`` answers whatever is no inference, and finds in its scope who asks: ``principal``. Anybody may have
+    ``open_paths``. ``closing`` says that connections should not be reused any more."""
 
     def __init__(
         self,
@@ -52,7 +54,9 @@ class Door:
         rest: Application,
         closing: Callable[[], bool],
         authenticator: Authenticator,
+        open_paths: Collection[str],
     ) -> None:
+        self._open = open_paths
         self._plane = plane
         self._authenticator = authenticator
         self._max_body_bytes = http.max_body_bytes
@@ -72,13 +76,18 @@ class Door:
         body_of = route.error_body if route is not None else error_body_of(scope["path"])
         try:
             self._origins.check(headers, scope["method"])
+            peer = self._caller(scope)
+            if route is None and scope["path"] in self._open:
+                principal = ANONYMOUS
+            else:
+                principal = await self._authenticator.later(self._authenticator.present(scope["headers"]), peer)
             if route is None:
                 scope["request_id"] = request_id
+                scope["principal"] = principal
+                if scope["path"] not in EXEMPT:
+                    self._plane.gate.pass_by(principal, peer)
                 await self._rest(scope, receive, send)
                 return
-            callers = self._plane.gate.callers
-            peer = callers.behind(peer_of(scope), callers.forwarded(scope["headers"]))
-            principal = self._authenticator.principal(self._authenticator.present(scope["headers"]), peer)
             if scope["method"] != "POST":
                 raise HttpRefusal(405, "inference takes POST", ((b"allow", b"POST"),))
             answer = await self._infer(route, headers, request_id, receive, principal, peer)
@@ -135,6 +144,14 @@ class Door:
             return answer if isinstance(answer, Answer) else await _while_connected(answer, receive)
         finally:
             plane.gate.leave(principal)
+
+    def _caller(self, scope: Scope) -> Peer:
+        """Who calls, which is told to whoever looks at the scope."""
+        near, proxies = peer_of(scope), self._plane.gate.proxies
+        peer = proxies.behind(near, proxies.forwarded(scope["headers"]))
+        if peer is not near:
+            scope["state"]["peer"] = peer
+        return peer
 
     def _enter(self, route: InferenceRoute, priority: Priority, principal: Principal, peer: Peer) -> None:
         refused = self._plane.gate.enter(priority, principal, peer)

@@ -7,6 +7,7 @@ says what is wrong with it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.fast_lane import Headers, Reply
 from keelway.errors import Cancelled, KeelwayError
-from keelway.guard.auth import Authenticator, Credentials
+from keelway.guard.auth import Authenticator, Credentials, NotYet
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.rest.door import (
     check_media,
@@ -66,7 +67,7 @@ class InferenceLane:
         authenticator: Authenticator,
     ) -> None:
         self.plane = plane
-        self._authenticator = authenticator
+        self.authenticator = authenticator
         self.ids = ids
         self._max_body_bytes = http.max_body_bytes
         self._request_timeout = limits.request_timeout
@@ -91,15 +92,20 @@ class InferenceLane:
             self._verdicts[key] = opening
         return opening
 
-    def open(self, verdict: Opening, peer: Peer) -> InferenceExchange | Refusal:
+    def open(self, verdict: Opening, peer: Peer) -> InferenceExchange | Refusal | Introduction:
         """Comes by the gate, for a caller who is known."""
-        gate = self.plane.gate
-        peer = gate.callers.behind(peer, verdict.forwarded)
+        peer = self.plane.gate.proxies.behind(peer, verdict.forwarded)
         try:
-            principal = self._authenticator.principal(verdict.credentials, peer)
+            principal = self.authenticator.principal(verdict.credentials, peer)
         except KeelwayError as error:
             return Refusal(self, verdict, error)
-        refused = gate.enter(verdict.priority, principal, peer)
+        except NotYet:
+            return Introduction(self, verdict, peer)
+        return self.enter(verdict, principal, peer)
+
+    def enter(self, verdict: Opening, principal: Principal, peer: Peer) -> InferenceExchange | Refusal:
+        """What ``open`` does, for a caller who is known."""
+        refused = self.plane.gate.enter(verdict.priority, principal, peer)
         if refused is not None:
             # Under overload most requests come here: to refuse one must cost less than to answer it.
             return Refusal(self, verdict, refused, by_gate=True)
@@ -123,8 +129,8 @@ class InferenceLane:
                 header_length_of(given),
                 priority_of(given),
                 int(given[b"content-length"]),
-                self._authenticator.present(headers),
-                self.plane.gate.callers.forwarded(headers),
+                self.authenticator.present(headers),
+                self.plane.gate.proxies.forwarded(headers),
             )
         except (KeelwayError, HttpRefusal):
             return None
@@ -153,6 +159,47 @@ class Refusal:
 
     def abandon(self) -> None:
         """It holds nothing."""
+
+
+class Introduction:
+    """A request of a caller who is not known without waiting. It holds nothing but its body until that is settled."""
+
+    __slots__ = ("_inner", "_lane", "_opening", "_peer", "_task")
+
+    def __init__(self, lane: InferenceLane, opening: Opening, peer: Peer) -> None:
+        self._lane = lane
+        self._opening = opening
+        self._peer = peer
+        self._task: asyncio.Task[None] | None = None
+        self._inner: Waiting[Answer] | None = None
+
+    def answer(self, body: bytes, replied: Replied) -> Introduction:
+        self._task = asyncio.get_running_loop().create_task(self._introduced(body, replied))
+        return self
+
+    def abandon(self) -> None:
+        """It holds nothing."""
+
+    def cancel(self, msg: object = None) -> bool:
+        """As of what it waits for."""
+        return self._inner.cancel(msg) if self._inner is not None else self._task is not None and self._task.cancel(msg)
+
+    async def _introduced(self, body: bytes, replied: Replied) -> None:
+        lane, opening = self._lane, self._opening
+        exchange: InferenceExchange | Refusal
+        try:
+            principal = await lane.authenticator.later(opening.credentials, self._peer)
+            exchange = lane.enter(opening, principal, self._peer)
+        except KeelwayError as error:
+            exchange = Refusal(lane, opening, error)
+        except asyncio.CancelledError:
+            replied(None)
+            raise
+        answer = exchange.answer(body, replied)
+        if isinstance(answer, Reply):
+            replied(answer)
+        else:
+            self._inner = answer
 
 
 def _nobody(reply: Reply | None) -> None:

@@ -1,61 +1,19 @@
-"""Parts of a server that are built from its settings and tell its metrics of themselves. ``app.py`` joins them."""
+"""The gate and the rate limits that the settings ask for, with their metrics."""
 
 from __future__ import annotations
 
-import random
 from typing import cast
 
-from keelway import __version__
-from keelway.cache.answers import AnswerCache
-from keelway.cache.memory import MemoryStore
 from keelway.clock import Clock
 from keelway.config import Settings
 from keelway.errors import FailedPrecondition
-from keelway.guard.addresses import Callers, Header
+from keelway.guard.addresses import Header, Proxies
 from keelway.guard.admission import Admission
 from keelway.guard.gate import Gate
 from keelway.guard.rate_rules import parse_rules
 from keelway.guard.ratelimit import OnFailure, RateLimiter
 from keelway.observe.metrics import ServingMetrics
 from keelway.ports import LimitStore
-
-
-def answer_cache(settings: Settings, metrics: ServingMetrics, clock: Clock) -> AnswerCache | None:
-    """The cache that ``settings`` ask for, with its metrics. Raises ``FailedPrecondition`` if it needs redis-py and
-    there is none, or the URL is none. A Redis that is away is no reason not to start."""
-    wanted = settings.cache
-    if not wanted.enabled:
-        return None
-    evictions = metrics.counter("ml_cache_evictions_total")
-    asked = metrics.counter("ml_cache_store_requests_total")
-    is_open = metrics.gauge("ml_cache_store_open")
-
-    def noted(operation: str, outcome: str) -> None:
-        asked.labels(operation, outcome).inc()
-
-    memory = MemoryStore(
-        wanted.max_bytes, wanted.max_value_bytes, clock, lambda reason: evictions.labels("memory", reason).inc()
-    )
-    metrics.gauge("ml_cache_bytes").labels("memory").set_function(lambda: memory.size)
-    metrics.gauge("ml_cache_entries").labels("memory").set_function(lambda: len(memory))
-    store = None
-    if wanted.redis_url:
-        from keelway.cache.redis import RedisStore
-
-        is_open.labels("redis").set(0)
-        store = RedisStore(
-            wanted.redis_url,
-            clock,
-            timeout=wanted.redis_timeout,
-            failures=wanted.redis_failures,
-            pause=wanted.redis_pause,
-            max_value_bytes=wanted.max_value_bytes,
-            noted=noted,
-            turned=lambda opened: is_open.labels("redis").set(opened),
-        )
-    # Another release, or another kind of processor, may answer in other digits.
-    salt = (__version__, *settings.runtime.providers)
-    return AnswerCache(wanted, memory, clock, random.random, salt, store, noted)
 
 
 def gate(settings: Settings, admission: Admission, metrics: ServingMetrics, clock: Clock) -> Gate:
@@ -66,7 +24,7 @@ def gate(settings: Settings, admission: Admission, metrics: ServingMetrics, cloc
     return Gate(
         admission,
         rate_limiter(settings, metrics, clock),
-        Callers(wanted.trusted_proxies, cast(Header, wanted.proxy_header)),
+        Proxies(wanted.trusted_proxies, cast(Header, wanted.proxy_header)),
         settings.limits.max_in_flight_per_principal,
         lambda: limited.labels("max_in_flight_per_principal", "principal").inc(),
     )
