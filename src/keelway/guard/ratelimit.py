@@ -136,8 +136,10 @@ class RateLimiter:
         for counter in self._of_heads:
             if counter.counts_rows:
                 subject = counter.subject(principal, peer, "")
-                counter.windows.used(subject, now)
+                used = counter.windows.used(subject, now)
                 counter.windows.add(subject, 1)
+                if used + 2 >= counter.ceiling:  # the next is refused before it is read
+                    self._remember(counter.rule, subject, counter.windows.use(subject, now), now)
 
     def charge(self, principal: Principal, peer: Peer, model: str, rows: int, seconds: float) -> Charged:
         """Count the ``rows`` of a request that has entered, for ``model``; the store is waited for ``seconds`` at most.
