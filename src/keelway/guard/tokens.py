@@ -74,7 +74,7 @@ class Tokens:
     def find(self, token: bytes, *, verify: bool = True) -> Verified:
         """Who has ``token``. ``CredentialFault`` if it does not hold, ``KeyWanted`` if that is not known yet. Without
         ``verify`` one that was not seen before does not hold."""
-        if len(token) > self._settings.max_bytes or token.count(b".") != 2:
+        if len(token) > self._settings.max_bytes or token.count(b".") != 2 or not token.isascii():
             raise CredentialFault("malformed")
         digest = blake2b(token, digest_size=32).digest()
         known = self._known.get(digest)
