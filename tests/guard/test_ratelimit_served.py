@@ -20,6 +20,7 @@ from tests.valkey import SlowWire, Valkey
 from keelway.app import App
 from keelway.config import load_settings
 from keelway.errors import FailedPrecondition, InvalidInput
+from keelway.supervise.supervisor import Supervisor
 from keelway.wire.health_pb2 import HealthCheckRequest
 from keelway.wire.open_inference_pb2 import ModelInferRequest, ServerMetadataRequest
 
@@ -452,6 +453,14 @@ def test_several_workers_need_a_store_that_they_share() -> None:
     assert refused.value.hint
     app(store="memory")
     app(store="redis://127.0.0.1:1/0")
+
+
+def test_a_supervisor_says_so_itself_instead_of_its_workers() -> None:
+    # W1
+    rules = {"rules": ["1 request/hour per address"]}
+    settings = load_settings(None, {}, {"rate_limits": rules, "serving": {"workers": 2}})
+    with pytest.raises(FailedPrecondition, match="count rate limits for itself"):
+        Supervisor(settings, shelf())
 
 
 @pytest.mark.parametrize(

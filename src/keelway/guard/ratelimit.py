@@ -147,24 +147,30 @@ class RateLimiter:
         if nobody can say."""
         plan = self._plans.get(model) or self._plan(model)
         now = self._now()
-        if not plan.late:
-            return _least([(counter, counter.subject(principal, peer, ""), 0) for counter in plan.early], now)
-        wanted = [
-            (counter, counter.subject(principal, peer, plan.model), rows if counter.counts_rows else 1)
-            for counter in plan.late
-        ]
-        if self._spent:
-            for one in wanted:
-                refused = self._known(*one, now)
-                if refused is not None:
-                    raise refused
-        if self._store is not None:
+        if self._store is not None and plan.late:
+            wanted = [
+                (counter, counter.subject(principal, peer, plan.model), rows if counter.counts_rows else 1)
+                for counter in plan.late
+            ]
+            self._raise_known(wanted, now)
             return self._asked(self._store, wanted, seconds)
-        refused = self._taken(wanted, now)
-        if refused is not None:
-            raise refused
-        wanted += [(counter, counter.subject(principal, peer, ""), 0) for counter in plan.early]
-        return _least(wanted, now)
+        taken, least, tightest, room = [], 2.0, None, 0.0
+        for counter in plan.late:
+            subject = counter.subject(principal, peer, plan.model)
+            cost, windows, ceiling = rows if counter.counts_rows else 1, counter.windows, counter.ceiling
+            remaining = ceiling - windows.used(subject, now) - cost
+            if remaining <= 0:
+                raise self._refused(counter, subject, cost, windows.use(subject, now), now)
+            taken.append((windows, subject, cost))
+            if remaining < least * ceiling:
+                least, tightest, room = remaining / ceiling, counter, remaining
+        for windows, subject, cost in taken:
+            windows.add(subject, cost)
+        for counter in plan.early:
+            remaining = counter.ceiling - counter.windows.used(counter.subject(principal, peer, ""), now)
+            if remaining < least * counter.ceiling:
+                least, tightest, room = remaining / counter.ceiling, counter, remaining
+        return b"" if tightest is None else tightest.field % (room - 1, tightest.windows.ends - now + 1)
 
     def _plan(self, name: str) -> _Plan:
         model = fold(name)
@@ -233,6 +239,12 @@ class RateLimiter:
         self._remember(rule, subject, use, now)
         return self._refusal(counter, cost, left(use, rule), room_after(use, rule, cost))
 
+    def _raise_known(self, wanted: Sequence[_Wanted], now: float) -> None:
+        for one in wanted if self._spent else ():
+            refused = self._known(*one, now)
+            if refused is not None:
+                raise refused
+
     def _known(self, counter: _Counter, subject: str, cost: int, now: float) -> RateLimited | None:
         """The refusal of what is known to have no room, without counting again."""
         rule = counter.rule
@@ -271,14 +283,3 @@ class RateLimiter:
 def _charge(counter: _Counter, subject: str, cost: int) -> Charge:
     rule = counter.rule
     return Charge(rule.text, subject, rule.amount, rule.seconds, cost)
-
-
-def _least(counted: Sequence[_Wanted], now: float) -> bytes:
-    """The field ``RateLimit`` of the rule of which the smallest share is left; empty without rules."""
-    least = 2.0
-    for counter, subject, _ in counted:
-        ceiling, windows = counter.ceiling, counter.windows
-        remaining = ceiling - windows.used(subject, now)
-        if remaining < least * ceiling:
-            least, left_of_it, field, ends = remaining / ceiling, remaining, counter.field, windows.ends
-    return field % (left_of_it - 1, ends - now + 1) if least < 2.0 else b""

@@ -30,6 +30,11 @@ def gate(settings: Settings, admission: Admission, metrics: ServingMetrics, cloc
     )
 
 
+def check_rate_limits(settings: Settings, clock: Clock) -> None:
+    """Raises what ``gate`` does, for whoever only starts those that have one."""
+    gate(settings, Admission(1), ServingMetrics(), clock)
+
+
 def rate_limiter(settings: Settings, metrics: ServingMetrics, clock: Clock) -> RateLimiter | None:
     """The rate limits that ``settings`` ask for. Raises ``InvalidInput`` for what is no rule, and
     ``FailedPrecondition`` if rules cannot be kept: several workers would each count for themselves, or the store cannot
