@@ -60,6 +60,7 @@ def test_what_is_no_address_is_refused_without_repeating_it(kind: Any, url: str)
         ("max_connections", {"max_connections": 0}),
         ("max_answer_bytes", {"max_answer_bytes": 0}),
         ("token", {"token": "sentinel\r\nx: y"}),
+        ("api_key", {"api_key": "sentinel\r\nx: y"}),
         ("headers", {"headers": {"x": "sentinel\n"}}),
         ("headers", {"headers": {"x y": "1"}}),
         ("headers", {"headers": {"Content-Length": "1"}}),
@@ -90,3 +91,13 @@ def test_every_option_is_declared_documented_and_has_a_default() -> None:
 def test_a_call_without_time_is_refused(timeout: float) -> None:
     with Client("http://127.0.0.1:1") as client, pytest.raises(InvalidInput, match="timeout"):
         client.server_metadata(timeout=timeout)
+
+
+def test_a_key_and_a_token_go_into_headers_of_their_own_and_are_not_shown() -> None:  # U1
+    options = Options(token="sentinel-1", api_key="sentinel-2", headers={"X-Team": "sentinel-3"})
+    assert options.all_headers() == {
+        "x-team": "sentinel-3",
+        "authorization": "Bearer sentinel-1",
+        "x-api-key": "sentinel-2",
+    }
+    assert "sentinel" not in repr(options)

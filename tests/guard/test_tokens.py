@@ -280,13 +280,17 @@ def test_keys_that_rotate_are_fetched_when_a_token_names_one(issuer: Published) 
     async def scene() -> None:
         guard = guarded(issuer)
         task = await following(guard)
-        assert await outcome(guard, token("RS256", kid="first")) == "jwt:ada"
+        old = token("RS256", kid="first")
+        remembered = shown(guard, old)
+        assert (await guard.later(remembered, PEER)).name == "jwt:ada"
         issuer.document = {"keys": [jwk("RS256", "second", "other")]}
         await asyncio.sleep(0.25)
         assert await outcome(guard, token("RS256", kid="second", name="other")) == "jwt:ada"
         assert issuer.asked == 2
         # The key that went is no key any more, of a token that was verified by it neither.
-        assert await outcome(guard, token("RS256", kid="first")) == "Unauthenticated"
+        assert await outcome(guard, old) == "Unauthenticated"
+        with pytest.raises(Unauthenticated):
+            await guard.later(remembered, PEER)
         task.cancel()
 
     asyncio.run(scene())
