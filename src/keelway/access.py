@@ -1,5 +1,4 @@
-"""The settings of authentication, rate limits and the audit log: sections of ``keelway.config``, which says how they are
-read."""
+"""The settings of authentication, rate limits and the audit log: sections of ``keelway.config``, which reads them."""
 
 from __future__ import annotations
 
