@@ -21,7 +21,7 @@ OTHERS: dict[str, Any] = {
     "logs.level": "warning",
     "logs.format": "text",
     "cache.jitter": 0.5,
-    "rate_limits.on_failure": "open",
+    "rate_limits.on_failure": "closed",
     "rate_limits.proxy_header": "forwarded",
 }
 #: Seconds that may be none at all.

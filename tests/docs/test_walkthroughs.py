@@ -20,6 +20,7 @@ AFTER_THE_TUTORIAL = {
     "call-from-python.md",
     "call-over-grpc.md",
     "configure-the-server.md",
+    "limit-callers.md",
     "roll-a-new-version.md",
     "run-in-production.md",
 }
