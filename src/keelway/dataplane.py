@@ -23,6 +23,8 @@ from keelway.cache.flight import Flight
 from keelway.clock import Clock
 from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound, RowsRefused, bare
 from keelway.guard.admission import Admission
+from keelway.guard.anomaly import recorded_tags
+from keelway.guard.probing import client_of
 from keelway.guard.validation import is_atomic, without_refused
 from keelway.observe.metrics import ServingMetrics
 from keelway.observe.records import RecordRing
@@ -152,7 +154,7 @@ class DataPlane:
             authorise(call.principal, version)
             bound = version.binding.bind(request)
             self._mark(passage)
-            passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
+            passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request), client=client_of(call))
             passage.wanted = version.wanted_outputs(request)
             self._mark(passage)
             while True:
@@ -402,17 +404,13 @@ class DataPlane:
             self.admission.answered(version.model_digest, duration, call.deadline - passage.started, now)
         if isinstance(error, InvalidInput):
             meters.refused(error.field)
-        if passage.cache:
-            meters.cached(passage.cache)
+        meters.anomalous(anomalies := getattr(error, "anomalies", None) or (bound.anomalies if bound else {}))
+        meters.cached(passage.cache)
         if bound is not None:
             if code == "OK" and not passage.shares and passage.cache in OWN_RUN:
                 meters.batch_size.observe(bound.rows or 1)
-            if bound.tags:
-                meters.tagged(bound.tags)
-            if bound.row_errors:
-                meters.rows_refused(len(bound.row_errors))
-                for row_error in bound.row_errors.values():
-                    meters.refused(getattr(row_error, "field", None))
+            meters.tagged(bound.tags)
+            meters.rows_refused(bound.row_errors)
         if code == "OK" and passage.times is not None:
             meters.stages(passage.times)
         self._records.append(
@@ -428,7 +426,7 @@ class DataPlane:
                 code,
                 (bound.rows or 1) if bound else 0,
                 duration,
-                bound.tags if bound else (),
+                recorded_tags(bound.tags if bound else (), anomalies),
                 passage.cache not in OWN_RUN,
             )
         )
