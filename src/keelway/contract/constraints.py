@@ -10,12 +10,14 @@ import math
 from typing import Annotated, Final, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from keelway.contract.anomaly import MAX_RATE
 from keelway.contract.patterns import Pattern
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.errors import InvalidInput
+from keelway.types import NUMPY_DTYPES
 
 #: What becomes of a row with a value outside: it is refused, or the value is moved to the nearest end of its range, or
 #: the answer says so.
@@ -110,19 +112,25 @@ def _check_range(constraint: Constraint, feature: Feature) -> None:
         raise InvalidInput(
             f"a bound of '{name}' is not a finite number", field=name, hint="leave out the end without limit"
         )
-    if low is not None and high is not None:
-        if low > high:
-            raise InvalidInput(f"the minimum of '{name}' is above its maximum", field=name, hint="swap them")
-        if not feature.datatype.startswith("FP") and math.ceil(low) > math.floor(high):
-            raise InvalidInput(
-                f"the feature '{name}' is {feature.datatype}, and no whole number lies in its range",
-                field=name,
-                hint="widen the range",
-            )
+    if low is not None and high is not None and low > high:
+        raise InvalidInput(f"the minimum of '{name}' is above its maximum", field=name, hint="swap them")
+    if ranged and not feature.datatype.startswith("FP") and not _holds_whole_number(low, high, feature.datatype):
+        raise InvalidInput(
+            f"the feature '{name}' is {feature.datatype}, and none of its whole numbers lies in the range",
+            field=name,
+            hint="widen the range",
+        )
     if constraint.on_violation == "clip" and not ranged:
         raise InvalidInput(
             f"the feature '{name}' has no range to clip its values to", field=name, hint="say reject or flag"
         )
+
+
+def _holds_whole_number(low: float | None, high: float | None, datatype: str) -> bool:
+    information = np.iinfo(NUMPY_DTYPES[datatype])
+    least = int(information.min) if low is None else max(math.ceil(low), int(information.min))
+    greatest = int(information.max) if high is None else min(math.floor(high), int(information.max))
+    return least <= greatest
 
 
 def _check_text(constraint: Constraint, feature: Feature) -> None:

@@ -138,6 +138,7 @@ def _key(name: str) -> str:
 
 def _where(message: str, document: Mapping[str, Any]) -> str:
     """msgspec's message, with the name of the feature in place of its position."""
-    for position, name in enumerate(document.get("features", {})):
+    features = document.get("features")
+    for position, name in enumerate(features if isinstance(features, dict) else ()):
         message = message.replace(f"$.constraints[{position}]", f"features.{name}")
     return message

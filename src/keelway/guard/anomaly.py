@@ -77,12 +77,14 @@ class AnomalyCheck:
         furthest, only = self._furthest, self._only
         if furthest is None:
             return True
-        if only is not None:
-            rows = inputs[only.tensor]
-            if len(rows) == 1:
-                away = (rows[0] - only.mean).dot(only.matrix)
-                return bool(away.dot(away) <= furthest)
-        return bool((self._distances(inputs, filled=False) <= furthest).all())
+        if only is None:
+            return bool(self._distances(inputs, filled=False).max() <= furthest)
+        rows = inputs[only.tensor]
+        if len(rows) == 1:  # several times as fast without an axis of one
+            away = (rows[0] - only.mean).dot(only.matrix)
+            return bool(away.dot(away) <= furthest)
+        away = (rows - only.mean).dot(only.matrix)
+        return bool(np.einsum("ij,ij->i", away, away).max() <= furthest)
 
     def inspect(
         self, inputs: Mapping[str, Array], rows: int, errors: dict[int, InvalidInput], tags: list[str]

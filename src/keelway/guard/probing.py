@@ -22,7 +22,7 @@ from keelway.contract.constraints import ProbingRule
 from keelway.contract.signature import ModelSignature
 from keelway.errors import Probing
 from keelway.guard.anomaly import PROBING
-from keelway.types import ANONYMOUS, Array, BoundRequest, Peer, Principal
+from keelway.types import ANONYMOUS, Array, BoundRequest, Peer, Principal, TensorSpec
 
 Hashes = npt.NDArray[np.int64]
 
@@ -71,18 +71,16 @@ class ProbingWatch:
         self._now = now
         self._clients: dict[str, _Client] = {}
         width = len(detector.features)
-        self._cell = np.array(detector.scale) * rule.resolution
-        # Nobody outside knows where cells begin. The shift is one cell at most.
+        # Nobody outside knows where cells begin, nor which features make a band.
         random = np.random.default_rng(secrets.randbits(128))
-        self._origin = np.array(detector.median) - self._cell * random.random(width)
-        self._bands = np.array_split(random.permutation(width), _BANDS if width >= _WIDE else 1)
+        order = random.permutation(width).tolist()
+        self._cell = np.array(detector.scale)[order] * rule.resolution
+        self._origin = np.array(detector.median)[order] - self._cell * random.random(width)
+        parts = np.array_split(np.arange(width), _BANDS if width >= _WIDE else 1)
+        self._bands = [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
         self._shared = _SHARED if width >= _WIDE else 1
-        self._places = [
-            (spec.name, column, detector.features.index(name))
-            for spec in signature.inputs
-            for column, name in enumerate(spec.columns or (spec.name,))
-            if name in detector.features
-        ]
+        places = {detector.features[position]: place for place, position in enumerate(order)}
+        self._places = [found for spec in signature.inputs if (found := _places(spec, places))[1]]
 
     @classmethod
     def of(
@@ -125,13 +123,13 @@ class ProbingWatch:
         count = len(next(iter(inputs.values())))
         step = -(-count // _MOST_ROWS)
         values = np.empty((-(-count // step), len(self._cell)))
-        for tensor, column, place in self._places:
-            values[:, place] = inputs[tensor].reshape(count, -1)[::step, column]
+        for tensor, columns, places in self._places:
+            values[:, places] = inputs[tensor].reshape(count, -1)[::step, columns]
         with np.errstate(over="ignore", invalid="ignore"):
             cells = np.floor((values - self._origin) / self._cell)
-        bands = [cells[:, band] for band in self._bands]
         return [
-            ([hash(band[row].tobytes()) for band in bands], hash(values[row].tobytes())) for row in range(len(values))
+            ([hash(row[band].tobytes()) for band in self._bands], hash(whole.tobytes()))
+            for row, whole in zip(cells, values, strict=True)
         ]
 
     def _is_near(self, state: _Client, bands: list[int], exact: int) -> bool:
@@ -143,3 +141,10 @@ class ProbingWatch:
             state.bands[state.at], state.exact[state.at] = bands, exact
             state.at = (state.at + 1) % _RECENT
         return near
+
+
+def _places(spec: TensorSpec, places: Mapping[str, int]) -> tuple[str, list[int], list[int]]:
+    """A tensor, its columns that are watched, and their places among all that are."""
+    names = spec.columns or (spec.name,)
+    columns = [column for column, name in enumerate(names) if name in places]
+    return spec.name, columns, [places[names[column]] for column in columns]
