@@ -4,8 +4,6 @@ straight down the request line, without a task, as on REST's fast lane.
 
 from __future__ import annotations
 
-from functools import partial
-
 from keelway.batching.waiting import Waiting
 from keelway.codecs.protobuf import OpenInferenceProtobufCodec
 from keelway.codecs.protobuf_rows import BatchPredictCodec, PredictCodec
@@ -16,7 +14,6 @@ from keelway.edge.http2.header_blocks import written
 from keelway.edge.http2.streams import Stream
 from keelway.errors import Cancelled, DeadlineExceeded, KeelwayError
 from keelway.guard.admission import overloaded
-from keelway.guard.auth import Authenticator, Credentials
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
 from keelway.transports.grpc.calls import Collected, RefusedCall
@@ -50,11 +47,7 @@ class InferenceOpening:
         framing: Framing,
         seconds: float,
         patience: float,
-        authenticator: Authenticator,
-        credentials: Credentials,
     ) -> None:
-        self._authenticator = authenticator
-        self._credentials = credentials
         self.plane = plane
         self.ids = ids
         self.codec = codec
@@ -64,17 +57,13 @@ class InferenceOpening:
         self.seconds = seconds
         self.patience = min(seconds, patience)
 
-    def open(self, stream: Stream) -> Exchange:
-        """Takes a permit, for a caller who is known."""
-        try:
-            principal = self._authenticator.principal(self._credentials, stream.peer)
-        except KeelwayError as error:
-            return RefusedCall(stream, partial(self._turned_away, error))
+    def enter(self, stream: Stream, principal: Principal) -> Exchange:
+        """Takes a permit."""
         if not self.plane.admission.try_enter(self.priority):
             return RefusedCall(stream, self._overloaded)
         return InferenceExchange(self, stream, principal)
 
-    def _turned_away(self, error: KeelwayError) -> Response:
+    def refused(self, error: KeelwayError) -> Response:
         self.plane.turned_away(self.transport, error)
         return refusal(error, self.ids.next())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 from keelway.batching.waiting import Waiting
@@ -22,7 +22,7 @@ from keelway.routing.snapshot import ServingSnapshot
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
-from keelway.types import NOBODY, Peer, Principal, Priority
+from keelway.types import ANONYMOUS, NOBODY, Peer, Principal, Priority
 
 log = logging.getLogger("keelway.rest")
 
@@ -39,7 +39,8 @@ _PRIORITIES = {priority.name.lower().encode(): priority for priority in Priority
 
 
 class Door:
-    """``rest`` answers whatever is no inference. ``closing`` says that connections should not be reused any more."""
+    """``rest`` answers whatever is no inference, and finds in its scope who asks: ``principal``. Anybody may have
+    ``open_paths``. ``closing`` says that connections should not be reused any more."""
 
     def __init__(
         self,
@@ -52,7 +53,9 @@ class Door:
         rest: Application,
         closing: Callable[[], bool],
         authenticator: Authenticator,
+        open_paths: Collection[str],
     ) -> None:
+        self._open = open_paths
         self._plane = plane
         self._authenticator = authenticator
         self._max_body_bytes = http.max_body_bytes
@@ -72,12 +75,16 @@ class Door:
         body_of = route.error_body if route is not None else error_body_of(scope["path"])
         try:
             self._origins.check(headers, scope["method"])
+            peer = peer_of(scope)
+            if route is None and scope["path"] in self._open:
+                principal = ANONYMOUS
+            else:
+                principal = await self._authenticator.later(self._authenticator.present(scope["headers"]), peer)
             if route is None:
                 scope["request_id"] = request_id
+                scope["principal"] = principal
                 await self._rest(scope, receive, send)
                 return
-            peer = peer_of(scope)
-            principal = self._authenticator.principal(self._authenticator.present(scope["headers"]), peer)
             if scope["method"] != "POST":
                 raise HttpRefusal(405, "inference takes POST", ((b"allow", b"POST"),))
             answer = await self._infer(route, headers, request_id, receive, principal, peer)

@@ -7,6 +7,7 @@ says what is wrong with it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.fast_lane import Headers, Reply
 from keelway.errors import Cancelled, KeelwayError
 from keelway.guard.admission import overloaded
-from keelway.guard.auth import Authenticator, Credentials
+from keelway.guard.auth import Authenticator, Credentials, NotYet
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.rest.door import (
     check_media,
@@ -66,7 +67,7 @@ class InferenceLane:
         authenticator: Authenticator,
     ) -> None:
         self.plane = plane
-        self._authenticator = authenticator
+        self.authenticator = authenticator
         self.ids = ids
         self._max_body_bytes = http.max_body_bytes
         self._request_timeout = limits.request_timeout
@@ -91,12 +92,18 @@ class InferenceLane:
             self._verdicts[key] = opening
         return opening
 
-    def open(self, verdict: Opening, peer: Peer) -> InferenceExchange | Refusal:
+    def open(self, verdict: Opening, peer: Peer) -> InferenceExchange | Refusal | Introduction:
         """Takes a permit, if there is one, for a caller who is known."""
         try:
-            principal = self._authenticator.principal(verdict.credentials, peer)
+            principal = self.authenticator.principal(verdict.credentials, peer)
         except KeelwayError as error:
             return Refusal(self, verdict, error)
+        except NotYet:
+            return Introduction(self, verdict, peer)
+        return self.enter(verdict, principal, peer)
+
+    def enter(self, verdict: Opening, principal: Principal, peer: Peer) -> InferenceExchange | Refusal:
+        """What ``open`` does, for a caller who is known."""
         if not self.plane.admission.try_enter(verdict.priority):
             # Under overload most requests come here: to refuse one must cost less than to answer it.
             return Refusal(self, verdict, None)
@@ -120,7 +127,7 @@ class InferenceLane:
                 header_length_of(given),
                 priority_of(given),
                 int(given[b"content-length"]),
-                self._authenticator.present(headers),
+                self.authenticator.present(headers),
             )
         except (KeelwayError, HttpRefusal):
             return None
@@ -152,6 +159,47 @@ class Refusal:
 
     def abandon(self) -> None:
         """It holds nothing."""
+
+
+class Introduction:
+    """A request of a caller who is not known without waiting. It holds nothing but its body until that is settled."""
+
+    __slots__ = ("_inner", "_lane", "_opening", "_peer", "_task")
+
+    def __init__(self, lane: InferenceLane, opening: Opening, peer: Peer) -> None:
+        self._lane = lane
+        self._opening = opening
+        self._peer = peer
+        self._task: asyncio.Task[None] | None = None
+        self._inner: Waiting[Answer] | None = None
+
+    def answer(self, body: bytes, replied: Replied) -> Introduction:
+        self._task = asyncio.get_running_loop().create_task(self._introduced(body, replied))
+        return self
+
+    def abandon(self) -> None:
+        """It holds nothing."""
+
+    def cancel(self, msg: object = None) -> bool:
+        """As of what it waits for."""
+        return self._inner.cancel(msg) if self._inner is not None else self._task is not None and self._task.cancel(msg)
+
+    async def _introduced(self, body: bytes, replied: Replied) -> None:
+        lane, opening = self._lane, self._opening
+        exchange: InferenceExchange | Refusal
+        try:
+            principal = await lane.authenticator.later(opening.credentials, self._peer)
+            exchange = lane.enter(opening, principal, self._peer)
+        except KeelwayError as error:
+            exchange = Refusal(lane, opening, error)
+        except asyncio.CancelledError:
+            replied(None)
+            raise
+        answer = exchange.answer(body, replied)
+        if isinstance(answer, Reply):
+            replied(answer)
+        else:
+            self._inner = answer
 
 
 def _nobody(reply: Reply | None) -> None:
