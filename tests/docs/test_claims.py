@@ -44,7 +44,11 @@ def spellings(parameters: Iterator[Parameter] | object) -> frozenset[str]:
 
 def unknown_words(words: list[str]) -> Iterator[str]:
     """What a call of keelway says that the application does not know."""
-    name = words[0] if words and not words[0].startswith("-") else ""
+    groups = {name.partition(" ")[0] for name in declared() if " " in name}
+    if len(words) == 1 and words[0] in groups:  # the group as a whole
+        return
+    name = " ".join(words[: 2 if words and words[0] in groups else 1])
+    name = "" if name.startswith("-") else name
     if name not in declared():
         yield name
         return
@@ -73,6 +77,8 @@ def test_the_calls_on_the_pages_are_found() -> None:
     assert called >= {"push", "serve", "predict", "models", "show", "promote", "health"}
     assert list(unknown_words(["serve", "iris", "--processes", "4"])) == ["serve --processes"]
     assert list(unknown_words(["deploy", "docker"])) == ["deploy"]
+    assert list(unknown_words(["constraints", "drop"])) == ["constraints drop"]
+    assert list(unknown_words(["constraints", "show", "m", "--yes"])) == ["constraints show --yes"]
     assert list(unknown_words(["push", "x", "m.onnx", "--why", "because"])) == []
 
 

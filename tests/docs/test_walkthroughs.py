@@ -19,6 +19,7 @@ AFTER_THE_TUTORIAL = {
     "call-from-python.md",
     "call-over-grpc.md",
     "configure-the-server.md",
+    "declare-constraints.md",
     "roll-a-new-version.md",
     "run-in-production.md",
 }

@@ -54,13 +54,14 @@ def parse_policy(text: str) -> Policy:
 
 def policy_text(policy: Policy) -> str:
     """``policy`` as TOML that ``parse_policy`` makes the same policy of. What is as it is by default is left out, but
-    for the two actions."""
+    for what is done."""
     blocks = [
         _table("[anomaly]", {"action": policy.anomaly.action, **_fields(policy.anomaly)}),
         _table("[probing]", {"action": policy.probing.action, **_fields(policy.probing)}),
     ]
     for constraint in policy.constraints:
         rules = {name: value for name, value in _fields(constraint).items() if name != "feature"}
+        rules["on_violation"] = constraint.on_violation
         blocks.append(_table(f"[features.{_key(constraint.feature)}]", rules))
     return "\n".join(blocks)
 
