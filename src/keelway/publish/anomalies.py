@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: Rows of a sample that are looked at, chosen by chance: more would change nothing but the time and memory of a push.
+MAX_ROWS: Final = 100_000
+
+
 def learn(frame: pd.DataFrame, signature: ModelSignature) -> Detector | None:
     """A detector on the numeric features that the sample ``frame`` has columns for, rounded as the model sees them;
     ``None`` where ``contract.anomaly.fit`` makes none."""
@@ -27,6 +31,9 @@ def learn(frame: pd.DataFrame, signature: ModelSignature) -> Detector | None:
     ]
     if not chosen:
         return None
+    if len(frame) > MAX_ROWS:
+        some = np.sort(np.random.default_rng(0).choice(len(frame), MAX_ROWS, replace=False))
+        frame = frame.iloc[some]
     rows = np.empty((len(frame), len(chosen)))
     with np.errstate(over="ignore"):
         for place, feature in enumerate(chosen):
