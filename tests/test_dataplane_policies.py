@@ -81,6 +81,12 @@ def test_a_refusal_is_one_row_beside_good_ones_and_a_whole_request_alone() -> No
     assert [list(record.tags) for record in asked.records()] == [["anomaly:mahalanobis"]] * 2
 
 
+def test_a_row_that_is_refused_for_a_value_is_not_anomalous_besides() -> None:
+    asked = line(Policy(1, (Constraint("age", maximum=55),)))
+    assert [error["row"] for error in ask(asked, USUAL, STRANGE)["errors"]] == [1]
+    assert asked.samples("ml_anomalies_total") == {}
+
+
 def test_a_clipped_value_is_what_the_model_and_the_key_see() -> None:
     asked = line(Policy(1, (Constraint("age", 0, 60, on_violation="clip"),), AnomalyRule("off")), cache={})
     first = ask(asked, {"age": 60, "income": 1})

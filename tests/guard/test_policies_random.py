@@ -40,7 +40,7 @@ def policies(draw: st.DrawFn) -> tuple[ModelSignature, Policy, Baseline]:
         way = draw(st.sampled_from(["reject", "clip", "flag"]))
         nullable = draw(st.booleans())
         if datatype == "BYTES":
-            lists = st.sampled_from([(), ("Bonn",), ("Bonn", "Rom")])
+            lists = st.sampled_from([(), ("Bonn",), ("Bonn", "Rom"), ("Bonn", "B0nn")])
             pattern = draw(st.sampled_from(["", "[A-Z][a-z]+"]))
             way = "flag" if way == "clip" else way
             rule = Constraint(name, categories=draw(lists), pattern=pattern, nullable=nullable, on_violation=way)
