@@ -33,6 +33,7 @@ from keelway.guard.admission import Admission
 from keelway.hosting.caching import answer_cache
 from keelway.hosting.callers import Callers
 from keelway.hosting.fleet import Fleet
+from keelway.hosting.limiting import gate
 from keelway.hosting.loading import load_version
 from keelway.hosting.sources import ModelSource
 from keelway.observe.metrics import ServingMetrics
@@ -82,11 +83,13 @@ class App:
         self._records = RecordRing(settings.records.ring_size)
         self._sink: RecordSink = JsonLinesSink(Path(settings.records.file)) if settings.records.file else NullSink()
         self._cache = answer_cache(settings, self._metrics, self._clock)
-        self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache)
+        self._gate = gate(settings, self._admission, self._metrics, self._clock)
+        self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache, self._gate)
         self._fleet = Fleet(source, settings, self._publish, self._metrics, self._clock)
         self._ids = RequestIds()
         self._callers = Callers(settings, self._clock, self._metrics, keys, self._fleet.renew_keys)
         self._plane.denied = self._callers.denied
+        self._open_paths = open_paths(settings.auth.public)
         self._grpc_lane: GrpcLane | None = None
         self._grpc: GrpcServer | None = None
         self._draining = False
@@ -166,6 +169,7 @@ class App:
                 await self._close_models()
                 if self._cache is not None:
                     await self._cache.close()
+                await self._gate.close()
                 await self._flush()
                 self._sink.close()
                 await self._callers.close()
@@ -331,8 +335,7 @@ class App:
         authenticator = self._callers.authenticator
         common = (self._plane, settings.http, settings.limits, origins, self._ids, paths)
         lane = InferenceLane(*common, draining, authenticator)
-        opened = open_paths(settings.auth.public)
-        door = Door(*common, service.application, draining, authenticator, opened)
+        door = Door(*common, service.application, draining, authenticator, self._open_paths)
         return uvicorn.Config(
             door,
             http=port_factory(lane, self._calls(), settings.http, self._clock),  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from keelway.cli.options import (
     JsonOption,
     StoreOption,
     WhyOption,
+    api_key,
     open_blobs,
     open_registry,
     registry_settings,
@@ -181,7 +182,7 @@ def _served_by(url: str, version: ModelVersion) -> dict[str, Any]:
     from keelway.cli.remote import Server
     from keelway.errors import FailedPrecondition
 
-    served = Server(url, 10.0).get(f"/v1/models/{version.model}")
+    served = Server(url, 10.0, api_key(None)).get(f"/v1/models/{version.model}")
     if served["version"] != version.version:
         raise FailedPrecondition(
             f"that server answers with version {served['version']}",

@@ -13,7 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
-from keelway.cli.options import ArtifactsOption, ConfigOption, JsonOption, StoreOption, registry_settings
+from keelway.cli.options import (
+    ArtifactsOption,
+    ConfigOption,
+    JsonOption,
+    KeyFileOption,
+    StoreOption,
+    api_key,
+    registry_settings,
+)
 from keelway.cli.output import print_json, print_table
 from keelway.cli.serve import is_file, model_source
 
@@ -44,6 +52,7 @@ def predict(
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.01, help="Seconds to wait for a server's answer.")
     ] = 60.0,
+    api_key_file: KeyFileOption = None,
     trust_type: Annotated[
         list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
     ] = None,
@@ -58,7 +67,7 @@ def predict(
 ) -> None:
     rows = read_rows(input_)
     if model.startswith(("http://", "https://")):
-        predictor = remote(model, timeout)
+        predictor = remote(model, timeout, api_key(api_key_file))
     else:
         predictor = local(model, store, artifacts, config, trust_type or (), allow_python or ())
     with predictor as (features, answer):
@@ -75,7 +84,7 @@ def predict(
 
 
 @contextmanager
-def remote(url: str, timeout: float) -> Iterator[tuple[Mapping[str, str], Predict]]:
+def remote(url: str, timeout: float, key: str = "") -> Iterator[tuple[Mapping[str, str], Predict]]:
     """The features (name to datatype) and the predict call of a model on a server."""
     from urllib.parse import urlsplit
 
@@ -83,7 +92,7 @@ def remote(url: str, timeout: float) -> Iterator[tuple[Mapping[str, str], Predic
     from keelway.errors import NotFound
 
     parts = urlsplit(url)
-    server = Server(f"{parts.scheme}://{parts.netloc}", timeout)
+    server = Server(f"{parts.scheme}://{parts.netloc}", timeout, key)
     served = server.get("/v1/models")["models"]
     name = parts.path.strip("/")
     chosen = [model for model in served if name in ("", model["name"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -13,9 +14,13 @@ Rows = list[Any]
 
 
 class Server:
-    """A server at ``base`` (``http://host:port``). ``timeout`` in seconds holds for each call."""
+    """A server at ``base`` (``http://host:port``). ``timeout`` in seconds holds for each call; ``key`` is the API key
+    that goes with it, to this server alone and to none that it may lead to."""
 
-    def __init__(self, base: str, timeout: float) -> None:
+    def __init__(self, base: str, timeout: float, key: str = "") -> None:
+        if not key.isascii() or not key.isprintable():
+            raise InvalidInput("the API key is none", field="api-key")
+        self._key = key
         if not base.startswith(("http://", "https://")):
             raise InvalidInput("an address starts with http:// or https://", hint="such as http://127.0.0.1:8080")
         self._base = base.rstrip("/")
@@ -39,11 +44,14 @@ class Server:
         return self._call(Request(self._base + path, body, {"Content-Type": "application/json"}))  # noqa: S310
 
     def _call(self, request: Request) -> Any:
+        if self._key:
+            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         try:
             with urlopen(request, timeout=self._timeout) as answer:  # noqa: S310 - checked above
                 return json.load(answer)
         except HTTPError as error:
-            raise KeelwayError(f"the server refused ({error.code}): {_detail(error)}") from None
+            hint = "set KEELWAY_API_KEY, or --api-key-file" if error.code == HTTPStatus.UNAUTHORIZED else None
+            raise KeelwayError(f"the server refused ({error.code}): {_detail(error)}", hint=hint) from None
         except (URLError, OSError) as error:
             raise Unavailable(
                 f"no server answers at {self._base}", hint="start one with keelway serve, or check the address"

@@ -13,6 +13,7 @@ from keelway.clock import Clock
 from keelway.config import GrpcSettings, Settings
 from keelway.edge.http2.connection import Http2Connection
 from keelway.edge.listening import Endpoint, address_of, bind
+from keelway.edge.polling import BusyPoll
 from keelway.edge.protocol import sweep_forever
 from keelway.errors import FailedPrecondition
 from keelway.transports.grpc.lane import GrpcLane
@@ -36,8 +37,10 @@ class GrpcServer:
         cannot be used."""
         context = tls_context(self._settings.grpc)
         listener = bind(endpoint, shared=self._shared)
-        connection = partial(Http2Connection, self._lane, self._settings.http, self._clock, self._connections)
-        patience = self._settings.http.header_timeout if context is not None else None
+        http = self._settings.http
+        polling = BusyPoll(http.busy_poll_us, self._clock)
+        connection = partial(Http2Connection, self._lane, http, self._clock, self._connections, polling)
+        patience = http.header_timeout if context is not None else None
         self._server = await asyncio.get_running_loop().create_server(
             connection, sock=listener, ssl=context, ssl_handshake_timeout=patience
         )
