@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check bench leak soak models docs wire lock lock-peers clean
+.PHONY: help install demo test test-slow check bench leak soak anomaly models docs wire lock lock-peers clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -57,6 +57,9 @@ soak: $(VENV)/.installed ## load servers for ten minutes while things go wrong, 
 
 leak: $(VENV)/.installed ## drive requests at the server, and see that memory does not grow (ARGS="--requests 10000000")
 	$(BIN)/python -m benchmarks.leak $(ARGS)
+
+anomaly: $(VENV)/.installed $(VENV)/.demo ## how often the anomaly detector is wrong about real rows, and what it catches
+	$(BIN)/python -m benchmarks.anomaly $(ARGS)
 
 models: $(VENV)/.installed $(VENV)/.models ## push a model of every family, and write docs/models.md (ARGS=--help)
 	$(BIN)/python -m benchmarks.families $(or $(ARGS),--write docs/models.md)

@@ -29,7 +29,9 @@ from keelway.errors import (
     bare,
 )
 from keelway.guard.admission import Admission
+from keelway.guard.anomaly import recorded_tags
 from keelway.guard.gate import Gate
+from keelway.guard.probing import client_of
 from keelway.guard.ratelimit import Charged, RateLimiter
 from keelway.guard.scopes import forbidden
 from keelway.guard.validation import is_atomic, without_refused
@@ -117,7 +119,8 @@ class DataPlane:
         self, passage: Passage, version: ServedVersion, request: InferenceRequest, bound: BoundRequest
     ) -> Answer | Waiting[Answer]:
         """What follows once it is known that the caller may have the answer."""
-        passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
+        client = client_of(passage.call)
+        passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request), client=client)
         passage.wanted = version.wanted_outputs(request)
         self._mark(passage)
         while True:
@@ -412,17 +415,13 @@ class DataPlane:
             self.admission.answered(version.model_digest, duration, call.deadline - passage.started, now)
         if isinstance(error, InvalidInput):
             meters.refused(error.field)
-        if passage.cache:
-            meters.cached(passage.cache)
+        meters.anomalous(anomalies := getattr(error, "anomalies", None) or (bound.anomalies if bound else {}))
+        meters.cached(passage.cache)
         if bound is not None:
             if code == "OK" and not passage.shares and passage.cache in OWN_RUN:
                 meters.batch_size.observe(bound.rows or 1)
-            if bound.tags:
-                meters.tagged(bound.tags)
-            if bound.row_errors:
-                meters.rows_refused(len(bound.row_errors))
-                for row_error in bound.row_errors.values():
-                    meters.refused(getattr(row_error, "field", None))
+            meters.tagged(bound.tags)
+            meters.rows_refused(bound.row_errors)
         if code == "OK" and passage.times is not None:
             meters.stages(passage.times)
         self._records.append(
@@ -438,7 +437,7 @@ class DataPlane:
                 code,
                 (bound.rows or 1) if bound else 0,
                 duration,
-                bound.tags if bound else (),
+                recorded_tags(bound.tags if bound else (), anomalies),
                 passage.cache not in OWN_RUN,
             )
         )

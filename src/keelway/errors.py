@@ -5,6 +5,7 @@ The tree::
     KeelwayError
     ├── InvalidInput            the caller's values, names, shapes or datatypes do not fit   (INVALID_ARGUMENT)
     │   ├── MalformedRequest    the bytes are not what the format says they are              (INVALID_ARGUMENT)
+    │   ├── AnomalousInput      rows unlike those the model was made for, by policy          (INVALID_ARGUMENT)
     │   └── RowsRefused         rows that only the model's own steps could judge             (INVALID_ARGUMENT)
     ├── PayloadTooLarge         a byte, row or nesting cap was passed                        (OUT_OF_RANGE)
     ├── Unauthenticated         no credential, or one that does not hold                     (UNAUTHENTICATED)
@@ -16,6 +17,7 @@ The tree::
     │   └── UntrustedArtifact   a file that may not be opened without the operator's consent (FAILED_PRECONDITION)
     ├── CorruptArtifact         bytes that differ from their manifest, or a hostile archive  (DATA_LOSS)
     ├── RateLimited             this caller asked too often                                  (RESOURCE_EXHAUSTED)
+    │   └── Probing             its rows are nearly equal, too often, by policy              (RESOURCE_EXHAUSTED)
     ├── Overloaded              the server has no permit left                                (UNAVAILABLE)
     ├── Unavailable             a dependency, or a model that is not ready                   (UNAVAILABLE)
     ├── DeadlineExceeded        the caller's time is up                                      (DEADLINE_EXCEEDED)
@@ -90,6 +92,12 @@ class MalformedRequest(InvalidInput):
     pass
 
 
+class AnomalousInput(InvalidInput):
+    """``anomalies`` says how many rows of the request each detector has found, where the whole request is refused."""
+
+    anomalies: Mapping[str, int] = {}
+
+
 class RowsRefused(InvalidInput):
     """Raised by a runtime that refuses some rows of a run and could answer the others, as steps that read pictures or
     text do.
@@ -159,6 +167,12 @@ class RateLimited(KeelwayError):
 
     code = ErrorCode.RESOURCE_EXHAUSTED
     fields: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Probing(RateLimited):
+    """``anomalies`` is as in ``AnomalousInput``."""
+
+    anomalies: Mapping[str, int] = {}
 
 
 class Overloaded(KeelwayError):

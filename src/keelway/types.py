@@ -134,7 +134,8 @@ class BoundRequest(msgspec.Struct, frozen=True, gc=False):
     ``inputs`` maps the model's tensor names to arrays. ``rows`` is the number of rows in them (``None`` for a model
     without a batch axis). ``row_errors`` maps the position of each refused row, in the caller's order, to its error;
     ``positions`` lists the caller's positions of the rows that are in ``inputs`` (``None``: all of them, in order).
-    ``tags`` are flags such as ``out_of_range:age``, raised by observed ranges; they never refuse anything.
+    ``tags`` are flags such as ``out_of_range:age`` or ``clipped:age``; they refuse nothing. ``anomalies`` maps a
+    detector to the number of rows it has found anomalous, told to the caller or not.
     """
 
     inputs: Mapping[str, Array]
@@ -142,6 +143,7 @@ class BoundRequest(msgspec.Struct, frozen=True, gc=False):
     row_errors: Mapping[int, Exception] = {}
     positions: Sequence[int] | None = None
     tags: Sequence[str] = ()
+    anomalies: Mapping[str, int] = {}
 
 
 class OutputRoles(msgspec.Struct, frozen=True):
@@ -253,7 +255,7 @@ class InferenceRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False)
     """One answered request, as the control plane sees it. Holds no value of the caller's.
 
     ``time`` is seconds since the Unix epoch; durations are in seconds. ``cached`` says that no run of the model was
-    this request's own.
+    this request's own. ``tags`` are those of the answer, and what detectors have found that it does not say.
     """
 
     request_id: str

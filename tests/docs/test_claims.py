@@ -79,6 +79,8 @@ def test_the_calls_on_the_pages_are_found() -> None:
     assert called >= {"push", "serve", "predict", "models", "show", "promote", "health"}
     assert list(unknown_words(["serve", "iris", "--processes", "4"])) == ["serve --processes"]
     assert list(unknown_words(["deploy", "docker"])) == ["deploy"]
+    assert list(unknown_words(["constraints", "drop"])) == ["constraints drop"]
+    assert list(unknown_words(["constraints", "show", "m", "--yes"])) == ["constraints show --yes"]
     assert list(unknown_words(["push", "x", "m.onnx", "--why", "because"])) == []
 
 

@@ -21,6 +21,7 @@ AFTER_THE_TUTORIAL = {
     "call-over-grpc.md",
     "configure-the-server.md",
     "limit-callers.md",
+    "declare-constraints.md",
     "roll-a-new-version.md",
     "run-in-production.md",
 }

@@ -98,7 +98,7 @@ class Reader:
             if step.expected is not None:
                 printed = printed.replace(self._address, HTTP).replace(self._grpc_address, GRPC)
                 compare(step.expected, printed, where)
-            if "keelway promote" in text:
+            if "keelway promote" in text or "keelway constraints edit" in text:
                 self._until_followed()
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.signature import Feature, ModelSignature, pack
 from keelway.errors import InvalidInput
-from keelway.guard import validation
+from keelway.guard import texts as text_checks
 from keelway.guard.validation import Validator
 from keelway.types import NUMPY_DTYPES, BoundRequest, TensorSpec
 
@@ -312,7 +312,7 @@ def test_bytes_are_texts_that_nobody_reads_where_nothing_limits_them(monkeypatch
     signature = model(Feature("picture", "BYTES"), inputs=[TensorSpec("picture", "BYTES", (-1,))])
     bound = one_tensor([b"\xff\xd8", "text"], "BYTES", "picture")
     with monkeypatch.context() as patch:
-        patch.setattr(validation, "_text", lambda value: pytest.fail("it was read"))
+        patch.setattr(text_checks, "_text", lambda value: pytest.fail("it was read"))
         assert validator(signature).validate(bound, atomic=True) is bound
     limited = validator(signature, [Constraint("picture", categories=("text",))])
     assert refusal(limited, bound).message == "row 0: 'picture' is not one of its declared categories"

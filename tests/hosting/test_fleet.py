@@ -12,9 +12,10 @@ import pytest
 from tests.serving import Item, Shelf, score, wait_until
 
 from keelway.config import Settings
-from keelway.contract.constraints import Policy
+from keelway.contract.constraints import Constraint, Policy
 from keelway.errors import CorruptArtifact, KeelwayError, NotFound, Unavailable
 from keelway.hosting.fleet import RETRY_AFTER, Fleet
+from keelway.hosting.sources import Wanted
 from keelway.observe.metrics import ServingMetrics
 from keelway.ports import Runtime
 from keelway.routing.snapshot import ServingSnapshot
@@ -182,17 +183,60 @@ def test_a_model_whose_default_was_never_loaded_is_not_served_by_its_challenger(
     play(shelf, scene)
 
 
-def test_a_new_policy_is_a_new_release() -> None:
+def declare(shelf: Shelf, policy: Policy) -> None:
+    shelf.put("m", "1.0.0", Item(score, policy=policy)).want("m", "1.0.0")
+
+
+def test_a_new_policy_is_a_new_release_of_the_same_loaded_model() -> None:
+    # V1
     async def scene(stage: Stage) -> None:
         await stage.fleet.start()
-        stage.shelf.put("m", "1.0.0", Item(score, policy=Policy(revision=2)))
-        stage.shelf.want("m", "1.0.0")
-        await stage.fleet.reconcile()
-        assert stage.snapshots[-1].resolve("m", None).policy_revision == 2
+        before = stage.snapshots[-1].resolve("m", None)
+        for revision in (2, 3):
+            declare(stage.shelf, Policy(revision, (Constraint("age", maximum=revision),)))
+            await stage.fleet.reconcile()
+            now = stage.snapshots[-1].resolve("m", None)
+            assert now.policy_revision == revision
+            assert now.metadata["constraints"] == (Constraint("age", maximum=revision),)
+            assert (now.runtime, now.batcher, now.usage) == (before.runtime, before.batcher, before.usage)
+            assert now.validator is not before.validator
+        assert shelf.runtimes("m")[0].closed == 0
 
     shelf = two_versions()
     play(shelf, scene)
-    assert len(shelf.runtimes("m")) == 2
+    (only,) = shelf.runtimes("m")
+    assert only.closed == 1
+
+
+def test_a_policy_that_was_prepared_and_not_served_leaves_the_model_open() -> None:
+    # V1: one of several workers is told to prepare, and then that another could not.
+    async def scene(stage: Stage) -> None:
+        await stage.fleet.start()
+        release = Item(score, policy=Policy(2)).release("m", "1.0.0")
+        assert await stage.fleet.prepare([Wanted("m", [release], "1.0.0")]) == []
+        await stage.fleet.reconcile()
+        assert stage.snapshots[-1].resolve("m", None).policy_revision == 1
+        assert shelf.runtimes("m")[0].closed == 0
+
+    shelf = two_versions()
+    play(shelf, scene)
+    assert [runtime.closed for runtime in shelf.runtimes("m")] == [1]
+
+
+def test_a_policy_that_cannot_be_enforced_leaves_the_one_before_it_in_place() -> None:
+    # V1
+    async def scene(stage: Stage) -> None:
+        await stage.fleet.start()
+        declare(stage.shelf, Policy(2, (Constraint("age", minimum=0),)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("keelway.hosting.loading.Validator", lambda *_: broken())
+            await stage.fleet.reconcile()
+        assert stage.snapshots[-1].resolve("m", None).policy_revision == 1
+        stage.clock.advance(RETRY_AFTER + 1)
+        await stage.fleet.reconcile()
+        assert stage.snapshots[-1].resolve("m", None).policy_revision == 2
+
+    play(two_versions(), scene)
 
 
 def test_what_has_not_changed_is_not_loaded_again() -> None:

@@ -27,6 +27,7 @@ from tests.serving import (
     wait_until,
 )
 
+from keelway.contract.constraints import Constraint, Policy
 from keelway.errors import CorruptArtifact
 from keelway.ports import Runtime
 from keelway.testing import FakeRuntime
@@ -176,6 +177,56 @@ def test_versions_change_under_load_without_a_wrong_answer(kind: str) -> None:
         assert len(set(caller.versions)) > 2
     assert wrongs == []
     assert [runtime.closed for runtime in shelf.runtimes("m")] == [1] * len(shelf.runtimes("m"))
+
+
+@pytest.mark.parametrize("kind", ["inline", "threads", "awaited"])
+def test_policies_change_under_load_without_a_wrong_answer_and_without_loading(kind: str) -> None:
+    # V1: what is clipped, the revision that is named and the tag are of one policy.
+    wrongs: list[str] = []
+    wrong: list[object] = []
+    seen: list[list[int]] = []
+    shelf = Shelf()
+    stop = threading.Event()
+
+    def declare(revision: int) -> None:
+        policy = Policy(revision, (Constraint("age", minimum=revision, on_violation="clip"),))
+        shelf.put("m", "1.0.0", Item(lambda: Watched(0, kind, wrongs), policy=policy)).want("m", "1.0.0")  # type: ignore[arg-type, return-value]
+
+    def call(revisions: list[int]) -> None:
+        try:
+            with server.wire() as wire:
+                while not stop.is_set():
+                    reply = wire.ask(predict_bytes())
+                    document = reply.json
+                    revision = document["policy_revision"]
+                    revisions.append(revision)
+                    flags = ["clipped:age"] if revision > 1 else []
+                    if (document["predictions"], document.get("flags", [])) != ([revision + 2.0], flags):
+                        wrong.append(document)
+        except Exception as error:  # noqa: BLE001 - the test's thread looks at it
+            wrong.append(error)
+
+    declare(1)
+    inline = {"inline_below_ms": 1000.0 if kind == "inline" else 0.0}
+    with Server(shelf, runtime=inline) as server:
+        callers = []
+        for _ in range(4):
+            seen.append([])
+            callers.append(threading.Thread(target=call, args=(seen[-1],)))
+            callers[-1].start()
+        for revision in range(2, VERSIONS + 1):
+            time.sleep(SECONDS / VERSIONS)
+            declare(revision)
+        wait_until(lambda: all(VERSIONS in revisions for revisions in seen) or wrong, kind)
+        stop.set()
+        for caller in callers:
+            caller.join()
+        assert wrong == []
+        assert [runtime.closed for runtime in shelf.runtimes("m")] == [0]
+        assert server.metric("ml_model_load_seconds_count") == 1
+    assert all(revisions == sorted(revisions) and len(set(revisions)) > 2 for revisions in seen)
+    assert wrongs == []
+    assert [runtime.closed for runtime in shelf.runtimes("m")] == [1]
 
 
 def test_a_run_in_a_worker_thread_is_finished_by_the_version_that_began_it() -> None:

@@ -14,7 +14,7 @@ from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import put_manifest, store_folder
 from keelway.clock import SystemClock
-from keelway.contract.constraints import Constraint
+from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.names import parse_reference
 from keelway.errors import CorruptArtifact, NotFound
 from keelway.hosting import artifacts as hosted
@@ -161,7 +161,8 @@ def test_a_new_policy_is_enforced_without_a_restart(
     push("iris", "1.0.0")
     with Server(source(registry, blobs, "iris")) as server:
         assert version(server) == "1.0.0"
-        registry.set_policy("iris", "1.0.0", [Constraint("sepal_length", maximum=5.0)], **WHO, expected_revision=1)
+        policy = Policy(constraints=(Constraint("sepal_length", maximum=5.0),))
+        registry.set_policy("iris", "1.0.0", policy, **WHO, expected_revision=1)
         wait_until(lambda: version(server) == "400", "the policy")
         assert server.post("/v1/models/iris/predict", ROWS).json["field"] == "sepal_length"
 

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from keelway import __version__
-from keelway.errors import ErrorCode
+from keelway.errors import ErrorCode, InvalidInput
 from keelway.observe.metrics import METRICS, STAGES, ServingMetrics, VersionMeters
 
 
@@ -130,8 +130,8 @@ def test_tags_and_refused_rows_are_counted() -> None:
     kept = meters(metrics)
     kept.tagged(["out_of_range:age", "unseen:city"])
     kept.tagged(["out_of_range:age"])
-    kept.rows_refused(3)
-    kept.rows_refused(2)
+    kept.rows_refused(dict.fromkeys(range(3), InvalidInput("no", field="age")))
+    kept.rows_refused(dict.fromkeys(range(2), InvalidInput("no", field="age")))
     assert values(metrics, "ml_input_tags_total") == {
         ("churn", "1.0.0", "out_of_range:age"): 2,
         ("churn", "1.0.0", "unseen:city"): 1,

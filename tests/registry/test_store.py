@@ -351,10 +351,10 @@ def test_archiving_twice_is_once(registry: Registry) -> None:
 def test_a_policy_grows_by_one_revision_and_two_authors_cannot_cross(registry: Registry) -> None:
     push(registry)
     constraint = Constraint("age", minimum=0.0, maximum=120.0)
-    policy = registry.set_policy("churn", "1.0.0", [constraint], **BY, expected_revision=1)
+    policy = registry.set_policy("churn", "1.0.0", Policy(constraints=(constraint,)), **BY, expected_revision=1)
     assert policy == registry.policy("churn", "1.0.0") == Policy(2, (constraint,))
     with pytest.raises(FailedPrecondition):
-        registry.set_policy("churn", "1.0.0", [], **BY, expected_revision=1)
+        registry.set_policy("churn", "1.0.0", Policy(), **BY, expected_revision=1)
     entry = registry.history("churn", 1)[0]
     assert (entry.action, entry.version, entry.evidence) == ("policy", "1.0.0", {"revision": 2})
 
@@ -394,7 +394,7 @@ def test_the_token_moves_with_every_change_and_with_nothing_else(registry: Regis
         lambda: registry.remove_alias("churn", "challenger", **BY),
         lambda: registry.archive("churn", "1.1.0", **BY),
         lambda: registry.restore("churn", "1.1.0", **BY),
-        lambda: registry.set_policy("churn", "1.0.0", [], **BY, expected_revision=1),
+        lambda: registry.set_policy("churn", "1.0.0", Policy(), **BY, expected_revision=1),
     ]
     seen = [registry.state_token()]
     for change in changes:

@@ -31,6 +31,8 @@ from tests.supervise.served import (
 )
 from tests.wire import Reply, Wire, ask, predict_bytes
 
+from keelway.contract.constraints import Constraint, Policy
+
 pytestmark = pytest.mark.slow
 
 
@@ -309,6 +311,26 @@ def test_a_promotion_is_seen_by_all_within_two_seconds_without_a_lost_request(sh
     for caller in callers:
         assert (caller.broken, caller.wrong) == ([], [])
         assert caller.versions == sorted(caller.versions), "an older version answered after a newer one"
+
+
+def test_a_new_policy_is_enforced_by_all_within_two_seconds_without_a_restart_or_a_lost_request(tmp_path: Path) -> None:
+    # V1
+    shop, loads = Shop(tmp_path), tmp_path / "loads"
+    shop.push("1.0.0", f"os.write(os.open(r'{loads}', os.O_CREAT | os.O_APPEND | os.O_WRONLY), b'x')")
+    policy = Policy(constraints=(Constraint("age", minimum=100, on_violation="flag"),))
+    with shop.served(workers=2, registry={"poll_interval": 1.0}) as served, load(served, pause=0.002) as callers:
+        wait_until(lambda: all(caller.right > 20 for caller in callers), "all callers to be answered")
+        pids = served.pids()
+        with shop.registry() as registry:
+            registry.set_policy("m", "1.0.0", policy, who="ada", why="a test", expected_revision=1)
+        began = time.monotonic()
+        wait_until(lambda: {a["policy_revision"] for a in served.answers(6)} == {2}, "the policy")
+        assert time.monotonic() - began < 2.0
+        answers = served.answers(24)
+        assert {(answer["policy_revision"], *answer["flags"]) for answer in answers} == {(2, "outside:age")}
+        assert {pid_of(answer) for answer in answers} == served.pids() == pids
+        assert loads.read_bytes() == b"xx"
+    assert [(caller.broken, caller.wrong) for caller in callers] == [([], [])] * len(callers)
 
 
 def test_a_version_that_one_worker_cannot_load_waits_in_all_of_them(shop: Shop) -> None:

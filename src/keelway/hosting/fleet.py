@@ -19,7 +19,7 @@ from keelway.clock import Clock
 from keelway.config import Settings
 from keelway.contract.names import fold
 from keelway.errors import KeelwayError, ModelFailed, NotFound
-from keelway.hosting.loading import Loaded, load_version
+from keelway.hosting.loading import Loaded, load_version, under_policy
 from keelway.hosting.sources import ModelSource, Release, Wanted
 from keelway.observe.metrics import ServingMetrics
 from keelway.routing.snapshot import Batches, ServedModel, ServedVersion, ServingSnapshot
@@ -192,8 +192,9 @@ class Fleet:
         if failure and self._clock.monotonic() - failure[0] <= RETRY_AFTER:
             return
         began = self._clock.monotonic()
+        same = [item for item in self._loaded.values() if item.release.model_key == release.model_key]
         try:
-            loaded = await self._load(release)
+            loaded = under_policy(same[0], release, self._clock) if same else await self._load(release)
         except KeelwayError as error:
             self._failures[release.key] = (self._clock.monotonic(), error)
             if self._token is not None:  # before that, the start fails and says so itself
@@ -207,6 +208,9 @@ class Fleet:
             return
         self._failures.pop(release.key, None)
         self._loaded[release.key] = loaded
+        if same:
+            log.info("%s %s follows revision %d of its policy", *release.model_key[:2], release.policy.revision)
+            return
         seconds = self._clock.monotonic() - began
         self._metrics.histogram("ml_model_load_seconds").labels(release.name).observe(seconds)
         log.info(
@@ -274,6 +278,8 @@ class Fleet:
         return next(item for item in self._loaded.values() if item.served is served)
 
     def _retire(self, loaded: Loaded) -> None:
+        if any(other.opened is loaded.opened for other in self._loaded.values()):
+            return  # the same model, under another policy
         self._close_later(_close_when_idle(loaded))
 
     def _close_later(self, closing: Coroutine[None, None, None]) -> None:

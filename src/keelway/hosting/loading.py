@@ -12,7 +12,7 @@ import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -104,12 +104,13 @@ def load_version(
             release.policy.revision,
             signature,
             Binding(signature, settings.limits.max_rows),
-            Validator(signature, release.policy, release.baseline),
+            _validator(signature, release, clock),
             opened.runtime,
             executor,
             {
                 "runtime": opened.manifest.runtime,
                 "example": example_row(signature, inputs),
+                "constraints": release.policy.constraints,
                 "batching": msgspec.to_builtins(choice),
             },
             _batcher(_run_of(opened.runtime), choice, executor, settings.batching, clock, meters),
@@ -118,6 +119,22 @@ def load_version(
     except BaseException:
         opened.close()
         raise
+
+
+def under_policy(loaded: Loaded, release: Release, clock: Clock) -> Loaded:
+    """``loaded`` as ``release``, which differs in its policy alone: the same runtime, queue and runs under way. Whoever
+    has begun under the other policy ends under it. Raises ``KeelwayError`` if it cannot be enforced here."""
+    served = replace(
+        loaded.served,
+        policy_revision=release.policy.revision,
+        validator=_validator(loaded.served.signature, release, clock),
+        metadata={**loaded.served.metadata, "constraints": release.policy.constraints},
+    )
+    return replace(loaded, release=release, served=served)
+
+
+def _validator(signature: ModelSignature, release: Release, clock: Clock) -> Validator:
+    return Validator(signature, release.policy, release.baseline, release.detector, clock.monotonic)
 
 
 def _choose(

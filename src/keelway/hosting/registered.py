@@ -53,7 +53,7 @@ class RegistrySource:
 
     def _release(self, version: ModelVersion) -> Release:
         policy = self._registry.policy(version.model, version.version)
-        return Release(version.model, version.version, version.model_digest, policy, version.baseline)
+        return Release(version.model, version.version, version.model_digest, policy, version.baseline, version.detector)
 
 
 def _merge(first: Wanted, second: Wanted) -> Wanted:

@@ -13,6 +13,7 @@ from shutil import rmtree
 from typing import Protocol
 
 from keelway.artifacts.manifest import Manifest
+from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
 from keelway.ports import Runtime, RuntimeOptions
@@ -20,17 +21,23 @@ from keelway.ports import Runtime, RuntimeOptions
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One version that should be live. ``key`` changes when it must be loaded anew."""
+    """One version that should be live. ``key`` changes when it must be served anew, ``model_key`` when it must be
+    loaded anew: a policy is not part of the model."""
 
     name: str
     version: str
     model_digest: str
     policy: Policy
     baseline: Baseline | None
+    detector: Detector | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        return (self.name, self.version, self.model_digest, self.policy.revision)
+        return (*self.model_key, self.policy.revision)
+
+    @property
+    def model_key(self) -> tuple[str, str, str]:
+        return (self.name, self.version, self.model_digest)
 
 
 @dataclass(frozen=True, slots=True)

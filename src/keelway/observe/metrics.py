@@ -7,7 +7,7 @@ models that are served, fields of their signatures and codes of ``ErrorCode`` ev
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
@@ -98,7 +98,14 @@ METRICS: Final = (
         "ml_input_tags_total",
         "counter",
         ("model", "version", "tag"),
-        "Requests with a value outside what the sample showed.",
+        "Requests with something unusual: a value outside what the sample showed, a value clipped or flagged by a "
+        "declared constraint, an anomaly that is told.",
+    ),
+    Metric(
+        "ml_anomalies_total",
+        "counter",
+        ("model", "version", "detector"),
+        "Rows that a detector has found unlike the sample, told to the caller or not, refused or not.",
     ),
     Metric("ml_requests_in_flight", "gauge", (), "Requests being answered now."),
     Metric(
@@ -279,8 +286,15 @@ class VersionMeters:
                 self._tags[tag] = counter
             counter.inc()
 
+    def anomalous(self, rows: Mapping[str, int]) -> None:
+        """Count rows by detector, whose names are words of ours."""
+        for detector, count in rows.items():
+            self._metrics.counter("ml_anomalies_total").labels(*self._labels, detector).inc(count)
+
     def cached(self, result: str) -> None:
-        """Count a request that came to the cache; ``result`` is a word of ours."""
+        """Count a request that came to the cache; ``result`` is a word of ours, empty where there is no cache."""
+        if not result:
+            return
         counter = self._cached.get(result)
         if counter is None:
             counter = self._metrics.counter("ml_cache_requests_total").labels(*self._labels, result)
@@ -292,5 +306,10 @@ class VersionMeters:
         name = field if field in self._fields else ""
         self._metrics.counter("ml_validation_failures_total").labels(*self._labels, name).inc()
 
-    def rows_refused(self, count: int) -> None:
-        self._metrics.counter("ml_rows_refused_total").labels(*self._labels).inc(count)
+    def rows_refused(self, errors: Mapping[int, Exception]) -> None:
+        """Count rows that were refused beside good ones, and what is wrong with them."""
+        if not errors:
+            return
+        self._metrics.counter("ml_rows_refused_total").labels(*self._labels).inc(len(errors))
+        for error in errors.values():
+            self.refused(getattr(error, "field", None))

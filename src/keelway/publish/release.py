@@ -20,11 +20,13 @@ from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.formats import Format, detect
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import put_manifest, store_folder
+from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.names import check_name
 from keelway.contract.semver import Version
 from keelway.contract.signature import validate_signature
 from keelway.errors import InvalidInput, NotFound
+from keelway.publish.anomalies import described, learn
 from keelway.publish.compose import compose, text_pipeline
 from keelway.publish.report import Prepared
 from keelway.registry.models import ModelVersion
@@ -99,15 +101,18 @@ def release(
         manifest = compose(source.file, registry, blobs)
         report: dict[str, Any] = {"format": "pipeline"}
         baseline: Baseline | None = None
+        detector: Detector | None = None
     else:
-        manifest, report, baseline = _convert(blobs, source, progress)
+        manifest, report, baseline, detector = _convert(blobs, source, progress)
     validate_signature(manifest.signature)
     progress("registering")
     digest = put_manifest(blobs, manifest)
-    return registry.push(name, version, digest, report=report, baseline=baseline, who=who, why=why)
+    return registry.push(name, version, digest, report=report, baseline=baseline, detector=detector, who=who, why=why)
 
 
-def _convert(blobs: BlobStore, source: Source, progress: Progress) -> tuple[Manifest, dict[str, Any], Baseline | None]:
+def _convert(
+    blobs: BlobStore, source: Source, progress: Progress
+) -> tuple[Manifest, dict[str, Any], Baseline | None, Detector | None]:
     from keelway.contract.sample import read_sample
     from keelway.publish.examples import ARRAY_FILES
     from keelway.publish.push import prepare, without_target
@@ -151,7 +156,14 @@ def _convert(blobs: BlobStore, source: Source, progress: Progress) -> tuple[Mani
         )
         if prepared.tokenized is not None:
             manifest = text_pipeline(prepared.tokenized.file, prepared.tokenized.options, manifest, blobs)
-    return manifest, msgspec.to_builtins(prepared.report), prepared.baseline
+    report = msgspec.to_builtins(prepared.report)
+    detector = None
+    if sample is not None and not isinstance(sample, Path):
+        progress("learning what rows look like")
+        features = sample if source.target is None else sample.drop(columns=[source.target])
+        detector = learn(features, manifest.signature)
+        report["anomalies"] = described(detector, len(sample))
+    return manifest, report, prepared.baseline, detector
 
 
 def _unpacked(file: Path, folder: Path) -> Path:

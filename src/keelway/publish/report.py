@@ -14,6 +14,7 @@ import msgspec
 
 from keelway.contract.baseline import Baseline
 from keelway.contract.signature import ModelSignature
+from keelway.publish.anomalies import anomaly_lines
 from keelway.publish.proof import Comparison
 from keelway.runtimes.tokens import TokensOptions
 
@@ -123,6 +124,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         lines += [f"not kept: {attempt.name}: {attempt.reason}" for attempt in found.attempts if attempt.reason]
     if found.untrusted_types:
         lines.append(f"whoever serves it must trust: {', '.join(found.untrusted_types)}")
+    lines += anomaly_lines(report["anomalies"]) if "anomalies" in report else []
     return lines + [f"warning: {warning}" for warning in found.warnings]
 
 

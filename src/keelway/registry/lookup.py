@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
 from keelway.contract.names import check_alias, check_name
@@ -135,7 +136,7 @@ def _suggestion(wanted: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def _model_version(row: sa.Row[*tuple[Any, ...]]) -> ModelVersion:
-    model, version, digest, created_at, created_by, state, report, baseline, metadata = row
+    model, version, digest, created_at, created_by, state, report, baseline, metadata, detector = row
     return ModelVersion(
         model,
         version,
@@ -146,4 +147,5 @@ def _model_version(row: sa.Row[*tuple[Any, ...]]) -> ModelVersion:
         report,
         None if baseline is None else msgspec.convert(baseline, Baseline),
         metadata,
+        None if detector is None else msgspec.convert(detector, Detector),
     )

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 
 #: The alias that is served when a caller names neither a version nor an alias.
@@ -45,12 +46,14 @@ class ModelVersion(VersionSummary, frozen=True):
     """One version with what its push recorded beside the manifest, which may be large.
 
     ``report`` tells how the artifact was proved, ``metadata`` where it comes from (lineage); both are JSON objects.
-    ``baseline`` is what the sample showed, ``None`` if there was no sample.
+    ``baseline`` is what the sample showed, ``None`` if there was no sample; ``detector`` what its rows look like
+    together, ``None`` if they are too few or no numbers.
     """
 
     report: dict[str, Any]
     baseline: Baseline | None
     metadata: dict[str, Any]
+    detector: Detector | None = None
 
 
 class Alias(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 #: The migration this code was written for; ``keelway.registry.migration`` brings a database there.
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 
 metadata: Final = sa.MetaData()
 
@@ -39,6 +39,7 @@ versions: Final = sa.Table(
     sa.Column("report", _JSON, nullable=False),
     sa.Column("baseline", _JSON),
     sa.Column("metadata", _JSON, nullable=False),
+    sa.Column("detector", _JSON),
     sa.CheckConstraint("state IN ('available', 'archived')", name="versions_state"),
 )
 

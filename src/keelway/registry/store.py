@@ -8,7 +8,7 @@ and rollouts call it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -16,8 +16,9 @@ import msgspec
 import sqlalchemy as sa
 
 from keelway.clock import Clock
+from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
-from keelway.contract.constraints import Constraint, Policy
+from keelway.contract.constraints import Policy
 from keelway.contract.names import check_alias, check_name, fold
 from keelway.contract.semver import Version
 from keelway.errors import AlreadyExists, FailedPrecondition, InvalidInput
@@ -136,6 +137,7 @@ class Registry:
         *,
         report: Mapping[str, Any] | None = None,
         baseline: Baseline | None = None,
+        detector: Detector | None = None,
         policy: Policy | None = None,
         metadata: Mapping[str, Any] | None = None,
         who: str,
@@ -159,7 +161,12 @@ class Registry:
             chosen = wanted or _next(known)
             if chosen in known:
                 return _same(connection, known[chosen], chosen, manifest_digest, _next(known))
-            details = {"report": dict(report or {}), "baseline": baseline, "metadata": dict(metadata or {})}
+            details = {
+                "report": dict(report or {}),
+                "baseline": baseline,
+                "detector": detector,
+                "metadata": dict(metadata or {}),
+            }
             _enter_version(connection, change, str(chosen), manifest_digest, details, policy or Policy())
             if not known:
                 _point(connection, change, CHAMPION, None, str(chosen), None)
@@ -211,12 +218,12 @@ class Registry:
             change.record(connection, "alias", alias=alias, from_version=current)
 
     def set_policy(
-        self, name: str, version: str, constraints: Sequence[Constraint], *, who: str, why: str, expected_revision: int
+        self, name: str, version: str, policy: Policy, *, who: str, why: str, expected_revision: int
     ) -> Policy:
-        """Declare other constraints for a version, as the revision after ``expected_revision``.
+        """Declare another policy for a version, as the revision after ``expected_revision``, whatever its own.
 
-        ``FailedPrecondition`` if the newest revision is another one: somebody else changed it meanwhile. Whether the
-        constraints fit the model's signature is for the caller to check (``contract.constraints.check_policy``).
+        ``FailedPrecondition`` if the newest revision is another one: somebody else changed it meanwhile. Whether it
+        fits the model's signature is for the caller to check (``contract.constraints.check_policy``).
         """
         with self._change(check_name(name), who, why) as (connection, change):
             target = lookup.get_version(connection, name, version)
@@ -227,10 +234,10 @@ class Registry:
                     field="expected_revision",
                     hint=f"look at revision {newest_revision}, then decide again",
                 )
-            policy = Policy(expected_revision + 1, tuple(constraints))
-            _enter_policy(connection, change, target.version, policy)
-            change.record(connection, "policy", version=target.version, evidence={"revision": policy.revision})
-            return policy
+            declared = msgspec.structs.replace(policy, revision=expected_revision + 1)
+            _enter_policy(connection, change, target.version, declared)
+            change.record(connection, "policy", version=target.version, evidence={"revision": declared.revision})
+            return declared
 
     def archive(self, name: str, version: str, *, who: str, why: str) -> ModelVersion:
         """Take a version out of use; its row and files stay. ``FailedPrecondition`` while an alias points to it."""

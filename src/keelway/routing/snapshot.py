@@ -22,7 +22,7 @@ from keelway.types import BoundRequest, ColumnRequest, InferenceRequest, OutputR
 class Validates(Protocol):
     """What a snapshot needs of a validator (``keelway.guard.validation.Validator``)."""
 
-    def validate(self, bound: BoundRequest, *, atomic: bool) -> BoundRequest: ...
+    def validate(self, bound: BoundRequest, *, atomic: bool, client: str = "") -> BoundRequest: ...
 
 
 class Batches(Protocol):

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.serving import ROW, Item, Reply, Server, Shelf, ask, forest_item, score
+from tests.serving import ROW, SCORE_SIGNATURE, Item, Reply, Server, Shelf, ask, forest_item, score, wait_until
 
-from keelway.contract.signature import Feature, ModelSignature
+from keelway.contract.constraints import Constraint, Policy
+from keelway.contract.signature import Feature, ModelSignature, pack
 from keelway.testing import FakeRuntime
 from keelway.types import NUMPY_DTYPES, TensorSpec
 
@@ -184,6 +185,36 @@ def test_errors_are_as_described(server: Server, document: dict[str, Any]) -> No
         ((media_type, content),) = described["content"].items()
         assert reply.headers["content-type"] == media_type
         check(document, content["schema"], reply.json, path)
+
+
+def test_what_is_declared_stands_in_the_schema_of_a_row() -> None:
+    # V1: as JSON Schema where it refuses, in words where it clips or flags; another policy is another document.
+    names = ("age", "income", "town", "plate")
+    features = tuple(Feature(name, "FP32" if name in ("age", "income") else "BYTES", True) for name in names)
+    signature = ModelSignature(features, pack(features), SCORE_SIGNATURE.outputs)
+    rules = (
+        Constraint("age", 18, 120),
+        Constraint("income", minimum=0, nullable=False, on_violation="clip"),
+        Constraint("town", categories=("Bonn", "Rom")),
+        Constraint("plate", pattern="[A-Z]+", on_violation="flag"),
+    )
+    shelf = Shelf().put("m", "1.0.0", Item(score, signature)).want("m", "1.0.0")
+    with Server(shelf) as server:
+        assert "minimum" not in str(server.get("/openapi.json").json["components"]["schemas"]["m.Row"])
+        shelf.put("m", "1.0.0", Item(score, signature, Policy(2, rules))).want("m", "1.0.0")
+        row = wait_until(lambda: _declared(server.get("/openapi.json").json), "the policy")
+    age, income, town, plate = (row["properties"][name] for name in names)
+    assert (age["minimum"], age["maximum"]) == (18, 120)
+    assert "minimum" not in income
+    assert income["description"] == "Declared: minimum 0; what is outside is clipped."
+    assert town["enum"] == ["Bonn", "Rom", None]
+    assert plate["description"] == "Declared: matches [A-Z]+; what is outside is flagged."
+    assert row["required"] == ["income"]
+
+
+def _declared(document: dict[str, Any]) -> dict[str, Any] | None:
+    row: dict[str, Any] = document["components"]["schemas"]["m.Row"]
+    return row if "minimum" in row["properties"]["age"] else None
 
 
 def test_it_follows_what_is_served() -> None:

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from keelway import __version__
+from keelway.contract.constraints import Constraint
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.routing.snapshot import ServedModel, ServedVersion
+from keelway.transports.rest.declared import constrained, constraint_schema
 from keelway.transports.rest.errors import error_body_of, problem
 from keelway.types import TensorSpec
 
@@ -33,7 +35,8 @@ def openapi_document(models: Sequence[ServedModel]) -> dict[str, Any]:
     schemas: dict[str, Any] = {}
     for model in models:
         paths |= model_paths(model)
-        schemas |= model_schemas(model.name, model.versions[model.default].signature)
+        served = model.versions[model.default]
+        schemas |= model_schemas(model.name, served.signature, served.metadata.get("constraints", ()))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -75,22 +78,27 @@ def model_paths(model: ServedModel) -> dict[str, Any]:
     return {path: version | item if "{version}" in path else item for path, item in paths.items()}
 
 
-def model_schemas(name: str, signature: ModelSignature) -> dict[str, Any]:
+def model_schemas(name: str, signature: ModelSignature, constraints: Sequence[Constraint] = ()) -> dict[str, Any]:
     """``<name>.Row``, ``.Predictions``, ``.Tensors`` and ``.Outputs``."""
     return {
-        f"{name}.Row": row_schema(signature),
+        f"{name}.Row": row_schema(signature, constraints),
         f"{name}.Predictions": predictions_schema(signature),
         f"{name}.Tensors": tensors_schema(signature.inputs),
         f"{name}.Outputs": outputs_schema(signature.outputs),
     }
 
 
-def row_schema(signature: ModelSignature) -> dict[str, Any]:
+def row_schema(signature: ModelSignature, constraints: Sequence[Constraint] = ()) -> dict[str, Any]:
     """A row as an object: one property per feature; those that may be missing are not required."""
+    declared = {constraint.feature: constraint for constraint in constraints}
+    features = [constrained(feature, declared.get(feature.name)) for feature in signature.features]
     return {
         "type": "object",
-        "properties": {feature.name: feature_schema(feature) for feature in signature.features},
-        "required": [feature.name for feature in signature.features if feature.shape or not feature.nullable],
+        "properties": {
+            feature.name: feature_schema(feature) | constraint_schema(feature, declared.get(feature.name))
+            for feature in features
+        },
+        "required": [feature.name for feature in features if feature.shape or not feature.nullable],
         "additionalProperties": False,
     }
 

@@ -1,0 +1,1 @@
+"""Pure numerics: arrays in, numbers out. Knows nothing of models, requests or files."""
