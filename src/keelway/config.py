@@ -87,14 +87,34 @@ class GrpcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "a free one. Empty: on the HTTP port alone. Sizes, times and connections are limited as in `http`."
         ),
     ] = ""
-    tls_certificate: Annotated[
-        str, Meta(description="PEM file of the server's certificate chain. With it, this port speaks TLS only.")
-    ] = ""
-    tls_private_key: Annotated[str, Meta(description="PEM file of the certificate's private key.")] = ""
-    tls_client_ca: Annotated[
+
+
+class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    certificate: Annotated[
         str,
-        Meta(description="PEM file of authorities. With it, only clients that show a certificate of theirs come in."),
+        Meta(
+            description="PEM file of the server's certificate chain. With it, the HTTP port and gRPC's speak TLS only."
+        ),
     ] = ""
+    private_key: Annotated[str, Meta(description="PEM file of the certificate's private key, without passphrase.")] = ""
+    client_ca: Annotated[
+        str,
+        Meta(
+            description="PEM file of the authorities that sign the certificates of clients. Empty: none is asked for."
+        ),
+    ] = ""
+    client_certificates: Annotated[
+        str,
+        Meta(
+            description="With `client_ca`: `required`, only clients with a certificate of those authorities come in, "
+            "or `optional`, those without any come in too. One of another authority never does.",
+            pattern="^(optional|required)$",
+        ),
+    ] = "required"
+    poll_interval: Annotated[
+        PositiveSeconds,
+        Meta(description="Seconds between two looks at the files. New connections get what has changed."),
+    ] = 5.0
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -336,6 +356,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     registry: RegistrySettings = RegistrySettings()
     http: HttpSettings = HttpSettings()
     grpc: GrpcSettings = GrpcSettings()
+    tls: TlsSettings = TlsSettings()
     limits: LimitSettings = LimitSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     batching: BatchingSettings = BatchingSettings()

@@ -21,6 +21,7 @@ AFTER_THE_TUTORIAL = {
     "configure-the-server.md",
     "roll-a-new-version.md",
     "run-in-production.md",
+    "use-tls.md",
 }
 
 

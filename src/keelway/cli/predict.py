@@ -9,13 +9,25 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelway.cli.options import ArtifactsOption, ConfigOption, JsonOption, StoreOption, registry_settings
+from keelway.cli.options import (
+    ArtifactsOption,
+    CaCertificateOption,
+    CertificateOption,
+    ConfigOption,
+    JsonOption,
+    PrivateKeyOption,
+    StoreOption,
+    registry_settings,
+)
 from keelway.cli.output import print_json, print_table
 from keelway.cli.serve import is_file, model_source
+
+if TYPE_CHECKING:
+    from keelway.cli.remote import Tls
 
 HELP = """Predict rows: with a registered model, an ONNX file, or a running server (by its URL).
 
@@ -44,6 +56,9 @@ def predict(
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.01, help="Seconds to wait for a server's answer.")
     ] = 60.0,
+    ca_certificate: CaCertificateOption = None,
+    certificate: CertificateOption = None,
+    private_key: PrivateKeyOption = None,
     trust_type: Annotated[
         list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
     ] = None,
@@ -56,9 +71,11 @@ def predict(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
+    from keelway.cli.remote import Tls
+
     rows = read_rows(input_)
     if model.startswith(("http://", "https://")):
-        predictor = remote(model, timeout)
+        predictor = remote(model, timeout, Tls(ca_certificate, certificate, private_key))
     else:
         predictor = local(model, store, artifacts, config, trust_type or (), allow_python or ())
     with predictor as (features, answer):
@@ -75,7 +92,7 @@ def predict(
 
 
 @contextmanager
-def remote(url: str, timeout: float) -> Iterator[tuple[Mapping[str, str], Predict]]:
+def remote(url: str, timeout: float, tls: Tls) -> Iterator[tuple[Mapping[str, str], Predict]]:
     """The features (name to datatype) and the predict call of a model on a server."""
     from urllib.parse import urlsplit
 
@@ -83,7 +100,7 @@ def remote(url: str, timeout: float) -> Iterator[tuple[Mapping[str, str], Predic
     from keelway.errors import NotFound
 
     parts = urlsplit(url)
-    server = Server(f"{parts.scheme}://{parts.netloc}", timeout)
+    server = Server(f"{parts.scheme}://{parts.netloc}", timeout, tls)
     served = server.get("/v1/models")["models"]
     name = parts.path.strip("/")
     chosen = [model for model in served if name in ("", model["name"])]

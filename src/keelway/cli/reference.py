@@ -90,6 +90,7 @@ _LABELS: Final[Mapping[str, str]] = {
     "operation": "`look`: find an answer or take the lease; `keep`: write an answer or give the lease back",
     "outcome": "`ok`, `timeout`, `error`, `refused` (full, read-only), `garbage` (not an answer of ours), `skipped`",
     "python": "Version of Python",
+    "certificate": "`server`",
 }
 
 

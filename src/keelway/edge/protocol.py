@@ -181,7 +181,8 @@ class LimitedProtocol(HttpToolsProtocol):
         elif not self._finished and not self.transport.is_closing():
             self._finished = True
             self._body_since = self._now()
-            self.transport.write_eof()
+            if self.transport.can_write_eof():  # TLS has no half of a connection
+                self.transport.write_eof()
 
     def shutdown(self) -> None:
         """Finish what has begun to arrive, then close; close at once when nothing has."""

@@ -33,8 +33,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 class Start(Message, frozen=True, tag=True):
     """The first word to a worker. ``file`` is the ONNX file to serve; empty: ``wanted`` of the registry. ``folder`` is
-    where workers share what they load. ``grpc`` is the address that all share, empty without gRPC. ``early``: take
-    connections before the models are loaded."""
+    where workers share what they load. ``early``: take connections before the models are loaded."""
 
     number: int
     settings: Settings
@@ -45,7 +44,6 @@ class Start(Message, frozen=True, tag=True):
     held_back: tuple[IndexEntry, ...]
     file: str
     folder: str
-    grpc: str
 
 
 class Join(Message, frozen=True, tag=True):

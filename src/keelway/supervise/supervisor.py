@@ -22,7 +22,7 @@ import msgspec
 from keelway.clock import Clock, SystemClock
 from keelway.config import Settings
 from keelway.edge.accepting import Seats
-from keelway.edge.listening import Addresses, address_of, bind, reserve, resolve
+from keelway.edge.listening import Addresses, address_of, bind, resolve
 from keelway.errors import FailedPrecondition, KeelwayError
 from keelway.hosting.sources import ModelSource
 from keelway.observe.merging import Ledger, Series, Table, merge
@@ -103,16 +103,15 @@ class Supervisor:
     def _hold(self, held: contextlib.ExitStack) -> None:
         """Take the sockets and whatever else the workers inherit."""
         http, grpc = self._settings.http, self._settings.grpc
-        self._listener = held.enter_context(bind(resolve(http.address, "http.address", insecure=http.insecure)))
-        self._grpc = ""
+        listeners = [held.enter_context(bind(resolve(http.address, "http.address", insecure=http.insecure)))]
         if grpc.address:
-            keeper = reserve(resolve(grpc.address, "grpc.address", insecure=http.insecure))
-            self._grpc = address_of(held.enter_context(keeper))
-        self._addresses = Addresses(f"http://{address_of(self._listener)}", self._grpc)
-        self._seats, seats = Seats.made(len(self._free))
-        lifeline, self._life = os.pipe()
-        self._inherited = (seats, lifeline)
-        held.callback(close_all, (seats, lifeline, self._life))
+            listeners.append(held.enter_context(bind(resolve(grpc.address, "grpc.address", insecure=http.insecure))))
+        self._addresses = Addresses.of(self._settings, *map(address_of, listeners))
+        seats = [Seats.made(len(self._free)) for _ in listeners]
+        self._seats = [shared for shared, _ in seats]
+        self._ports = [(listener, inherited) for listener, (_, inherited) in zip(listeners, seats, strict=True)]
+        self._lifeline, life = os.pipe()
+        held.callback(close_all, (self._lifeline, life, *(inherited for _, inherited in seats)))
         self._folder = tempfile.mkdtemp(prefix="keelway-")
         held.callback(shutil.rmtree, self._folder, ignore_errors=True)
 
@@ -185,16 +184,15 @@ class Supervisor:
             agreement.held_back,
             self._file,
             self._folder,
-            self._grpc,
         )
-        seats, lifeline = self._inherited
-        return await spawn(start, self._listener, seats, lifeline, self._heard)
+        return await spawn(start, self._ports, self._lifeline, self._heard)
 
     async def _admit(self, child: Child) -> None:
         await self._agreement.admit(child)
 
     def _lost(self, child: Child) -> None:
-        self._seats.vacate(child.seat)
+        for seats in self._seats:
+            seats.vacate(child.seat)
         self._ledger.left(child)
         shutil.rmtree(own_folder(self._folder, child.seat), ignore_errors=True)
         self._free.append(child.seat)
@@ -228,7 +226,8 @@ class Supervisor:
 
 
 def unmoved(new: Settings, old: Settings) -> Settings:
-    """``new``, but for what only a restart can change: addresses, the number of workers, and what is served."""
+    """``new``, but for what only a restart can change: addresses, whether TLS is spoken, the number of workers, and
+    what is served."""
     replace = msgspec.structs.replace
     serving = replace(new.serving, workers=old.serving.workers, models=old.serving.models, allow_model_control=False)
     return replace(
@@ -236,5 +235,6 @@ def unmoved(new: Settings, old: Settings) -> Settings:
         registry=old.registry,
         http=replace(new.http, address=old.http.address, insecure=old.http.insecure),
         grpc=replace(new.grpc, address=old.grpc.address),
+        tls=new.tls if bool(new.tls.certificate) == bool(old.tls.certificate) else old.tls,
         serving=serving,
     )

@@ -177,7 +177,7 @@ class Service:
         return json_response(openapi_document(list(self._plane.snapshot.models.values())))
 
     async def docs(self, request: Request) -> Response:
-        return docs_page()
+        return docs_page(request)
 
     async def root(self, request: Request) -> Response:
         return RedirectResponse("/docs")
