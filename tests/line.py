@@ -10,7 +10,6 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from keelway.app import answer_cache
 from keelway.batching.batcher import SlotBatcher
 from keelway.batching.turn import TurnBatcher
 from keelway.codecs.rows import RowCodec
@@ -22,6 +21,7 @@ from keelway.contract.signature import Feature, ModelSignature
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.guard.admission import Admission
 from keelway.guard.validation import Validator
+from keelway.hosting.caching import answer_cache
 from keelway.observe.metrics import METRICS, RunMeters, ServingMetrics
 from keelway.observe.records import RecordRing
 from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot

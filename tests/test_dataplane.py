@@ -79,7 +79,8 @@ def test_the_stages_follow_one_order_and_the_caller_pays_for_none_after_the_firs
         passed.clear()
         with pytest.raises(KeelwayError):
             line.now(body, **{"principal": ada, **rest})
-        assert passed == [*order[: order.index(last) + 1], "observe"]
+        # Whether a model may be seen decides what is said of it: that is asked more than once.
+        assert list(dict.fromkeys(passed)) == [*order[: order.index(last) + 1], "observe"]
 
 
 def test_a_call_that_waits_for_nothing_is_answered_without_a_loop_or_a_task() -> None:

@@ -12,18 +12,14 @@ import gc
 import logging
 import math
 import os
-import random
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import uvicorn
 
-from keelway import __version__
-from keelway.cache.answers import AnswerCache
-from keelway.cache.memory import MemoryStore
 from keelway.clock import Clock, SystemClock
 from keelway.codecs.rows import RowCodec
 from keelway.config import Settings
@@ -36,16 +32,19 @@ from keelway.edge.protocol import sweep_forever
 from keelway.edge.server import EdgeServer
 from keelway.edge.tls import Certificates, certificates
 from keelway.guard.admission import Admission
+from keelway.hosting.caching import answer_cache
+from keelway.hosting.callers import Callers
 from keelway.hosting.fleet import Fleet
 from keelway.hosting.loading import load_version
 from keelway.hosting.sources import ModelSource
 from keelway.observe.metrics import ServingMetrics
 from keelway.observe.records import JsonLinesSink, NullSink, RecordRing
 from keelway.observe.request_ids import RequestIds
-from keelway.ports import RecordSink
+from keelway.ports import KeySource, RecordSink
 from keelway.routing.snapshot import ServedModel, ServedVersion, ServingSnapshot
 from keelway.transports.grpc.lane import GrpcLane
 from keelway.transports.grpc.server import GrpcServer
+from keelway.transports.rest.access import open_paths
 from keelway.transports.rest.door import Door
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.lane import InferenceLane
@@ -70,8 +69,12 @@ class App:
         clock: Clock | None = None,
         berth: Berth | None = None,
         scrape: Scrape | None = None,
+        keys: KeySource | None = None,
     ) -> None:
-        """``berth`` and ``scrape`` are of one of several workers: where it serves, and the metrics of them all."""
+        """``berth`` and ``scrape`` are of one of several workers: where it serves, and the metrics of them all.
+        ``keys`` are followed where callers prove themselves by API keys; a worker is told.
+
+        Raises ``KeelwayError`` if the settings of authentication do not fit together."""
         self.settings = settings
         self._berth = berth
         self._scrape = scrape
@@ -84,6 +87,8 @@ class App:
         self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache)
         self._fleet = Fleet(source, settings, self._publish, self._metrics, self._clock)
         self._ids = RequestIds()
+        self._callers = Callers(settings, self._clock, self._metrics, keys, self._fleet.renew_keys)
+        self._plane.denied = self._callers.denied
         self._grpc_lane: GrpcLane | None = None
         self._grpc: GrpcServer | None = None
         self._tls: Certificates | None = None
@@ -128,10 +133,13 @@ class App:
 
     async def serve(self, on_listening: Callable[[Addresses], None] = lambda addresses: None) -> None:
         """As ``run``, on the running loop."""
-        http, berth = self.settings.http, self._berth
-        listener = berth.http.listener if berth else bind(resolve(http.address, "http.address", insecure=http.insecure))
+        settings, berth = self.settings, self._berth
+        listener = (
+            berth.http.listener if berth else bind(resolve(settings.http.address, "http.address", settings.anywhere))
+        )
         try:
-            self._tls = certificates(self.settings.tls, self._metrics.certificate_expires)
+            self._tls = certificates(settings.tls, self._metrics.certificate_expires)
+            await self._callers.start()
             grpc_address = self._start_grpc() if berth is None or berth.early else ""
         except BaseException:
             listener.close()
@@ -141,6 +149,7 @@ class App:
         background = [
             asyncio.create_task(self._flush_forever()),
             asyncio.create_task(sweep_forever(server.server_state.connections, self._clock)),
+            *map(asyncio.create_task, self._callers.work()),
         ]
         if self._tls is not None:
             background.append(asyncio.create_task(self._tls.follow()))
@@ -167,6 +176,11 @@ class App:
                     await self._cache.close()
                 await self._flush()
                 self._sink.close()
+                await self._callers.close()
+
+    def take_used(self) -> Mapping[str, float]:
+        """Which API keys were used since this was last asked, by their ids, and when."""
+        return self._callers.take_used()
 
     async def _close_models(self) -> None:
         """Wait for the last runs, but no longer than a drain may take, and not at all once told to stop again."""
@@ -244,7 +258,7 @@ class App:
         settings, berth = self.settings, self._berth
         if not settings.grpc.address:
             return ""
-        endpoint = resolve(settings.grpc.address, "grpc.address", insecure=settings.http.insecure)
+        endpoint = resolve(settings.grpc.address, "grpc.address", settings.anywhere)
         place = berth.grpc if berth is not None else None
         place = place or Place.alone(bind(endpoint))
         context = self._tls.grpc if self._tls is not None else None
@@ -266,7 +280,15 @@ class App:
     def _calls(self) -> GrpcLane:
         """Who answers the calls of all ports. Made on the running loop."""
         if self._grpc_lane is None:
-            self._grpc_lane = GrpcLane(self.settings, self._plane, self._fleet, self._ids, self._is_ready)
+            self._grpc_lane = GrpcLane(
+                self.settings,
+                self._plane,
+                self._fleet,
+                self._ids,
+                self._is_ready,
+                self._callers.authenticator,
+                self._callers.note_done,
+            )
         return self._grpc_lane
 
     async def _stop_grpc(self) -> None:
@@ -318,6 +340,8 @@ class App:
             allow_model_control=settings.serving.allow_model_control,
             ready=self._is_ready,
             scrape=self._scrape,
+            methods=self._callers.methods,
+            audit=self._callers.note_done,
         )
         host, _ = split_address(settings.http.address)
         origins = OriginPolicy(host, settings.http.allowed_hosts, settings.http.allowed_origins)
@@ -326,10 +350,11 @@ class App:
         def draining() -> bool:
             return self._leaving
 
-        lane = InferenceLane(self._plane, settings.http, settings.limits, origins, self._ids, paths, draining)
-        door = Door(
-            self._plane, settings.http, settings.limits, origins, self._ids, paths, service.application, draining
-        )
+        authenticator = self._callers.authenticator
+        common = (self._plane, settings.http, settings.limits, origins, self._ids, paths)
+        lane = InferenceLane(*common, draining, authenticator)
+        opened = open_paths(settings.auth.public)
+        door = Door(*common, service.application, draining, authenticator, opened)
         return uvicorn.Config(
             door,
             http=port_factory(lane, self._calls(), settings.http, self._clock),  # type: ignore[arg-type]
@@ -347,6 +372,8 @@ class App:
         )
 
     def _publish(self, snapshot: ServingSnapshot) -> None:
+        if snapshot.keys is not self._plane.snapshot.keys:
+            self._callers.renew_keys(snapshot.keys)
         self._plane.snapshot = snapshot
 
     async def _flush_forever(self) -> None:
@@ -356,6 +383,7 @@ class App:
 
     async def _flush(self) -> None:
         """Hand the records to the sink, off the loop. Cancelled, it ends when what it has taken is written."""
+        await self._callers.flush()
         records = self._records.take()
         dropped, self._records.dropped = self._records.dropped, 0
         self._metrics.counter("ml_records_dropped_total").inc(dropped)
@@ -376,44 +404,6 @@ class App:
         except OSError as error:
             self._metrics.counter("ml_records_dropped_total").inc(len(records))
             log.error("records could not be written: %s", error.strerror)
-
-
-def answer_cache(settings: Settings, metrics: ServingMetrics, clock: Clock) -> AnswerCache | None:
-    """The cache that ``settings`` ask for, with its metrics. Raises ``FailedPrecondition`` if it needs redis-py and
-    there is none, or the URL is none. A Redis that is away is no reason not to start."""
-    wanted = settings.cache
-    if not wanted.enabled:
-        return None
-    evictions = metrics.counter("ml_cache_evictions_total")
-    asked = metrics.counter("ml_cache_store_requests_total")
-    is_open = metrics.gauge("ml_cache_store_open")
-
-    def noted(operation: str, outcome: str) -> None:
-        asked.labels(operation, outcome).inc()
-
-    memory = MemoryStore(
-        wanted.max_bytes, wanted.max_value_bytes, clock, lambda reason: evictions.labels("memory", reason).inc()
-    )
-    metrics.gauge("ml_cache_bytes").labels("memory").set_function(lambda: memory.size)
-    metrics.gauge("ml_cache_entries").labels("memory").set_function(lambda: len(memory))
-    store = None
-    if wanted.redis_url:
-        from keelway.cache.redis import RedisStore
-
-        is_open.labels("redis").set(0)
-        store = RedisStore(
-            wanted.redis_url,
-            clock,
-            timeout=wanted.redis_timeout,
-            failures=wanted.redis_failures,
-            pause=wanted.redis_pause,
-            max_value_bytes=wanted.max_value_bytes,
-            noted=noted,
-            turned=lambda opened: is_open.labels("redis").set(opened),
-        )
-    # Another release, or another kind of processor, may answer in other digits.
-    salt = (__version__, *settings.runtime.providers)
-    return AnswerCache(wanted, memory, clock, random.random, salt, store, noted)
 
 
 @contextlib.contextmanager

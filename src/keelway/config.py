@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from keelway.access import SECRET, AuditSettings, AuthSettings, Discreet, JwtSettings
 from keelway.errors import FailedPrecondition, InvalidInput
 
 DEFAULT_HOME = Path(".keelway")
@@ -26,9 +27,9 @@ PositiveInt = Annotated[int, Meta(ge=1)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=1e9)]
 
 
-class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RegistrySettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=True):
     store: Annotated[
-        str, Meta(description="Database URL of the registry. Empty: SQLite in `.keelway/registry.db`.")
+        str, Meta(description="Database URL of the registry. Empty: SQLite in `.keelway/registry.db`.", extra=SECRET)
     ] = ""
     artifacts: Annotated[
         str, Meta(description="Where model files are kept: a folder or an fsspec URL. Empty: `.keelway/artifacts`.")
@@ -242,7 +243,7 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     ] = 1.0
 
 
-class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CacheSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=True):
     enabled: Annotated[
         bool, Meta(description="Answer a request that was answered before without running the model again.")
     ] = False
@@ -287,7 +288,8 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         str,
         Meta(
             description="Redis or Valkey where servers share answers: `redis://host:6379/0`, `rediss://` with TLS. "
-            "Empty: answers stay in this process."
+            "Empty: answers stay in this process.",
+            extra=SECRET,
         ),
     ] = ""
     redis_timeout: Annotated[
@@ -357,6 +359,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     http: HttpSettings = HttpSettings()
     grpc: GrpcSettings = GrpcSettings()
     tls: TlsSettings = TlsSettings()
+    auth: AuthSettings = AuthSettings()
+    jwt: JwtSettings = JwtSettings()
+    audit: AuditSettings = AuditSettings()
     limits: LimitSettings = LimitSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     batching: BatchingSettings = BatchingSettings()
@@ -365,6 +370,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     records: RecordSettings = RecordSettings()
     publish: PublishSettings = PublishSettings()
     logs: LogSettings = LogSettings()
+
+    @property
+    def demands_credentials(self) -> bool:
+        """Whether callers have to prove who they are."""
+        return self.auth.keys or self.jwt.configured or bool(self.auth.mtls)
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether the server may listen beyond loopback."""
+        return self.demands_credentials or self.http.insecure
 
 
 def load_settings(

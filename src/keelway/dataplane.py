@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, NoReturn
 
@@ -21,21 +21,23 @@ from keelway.cache.answers import OWN_RUN, STATUS, AnswerCache, Seen
 from keelway.cache.entries import Entry
 from keelway.cache.flight import Flight
 from keelway.clock import Clock
-from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, NotFound, RowsRefused, bare
+from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, RowsRefused, Unavailable, bare
 from keelway.guard.admission import Admission
+from keelway.guard.scopes import forbidden
 from keelway.guard.validation import is_atomic, without_refused
 from keelway.observe.metrics import ServingMetrics
 from keelway.observe.records import RecordRing
 from keelway.ports import Codec, Encoded
-from keelway.routing.snapshot import Batches, ServedVersion, ServingSnapshot
+from keelway.routing.snapshot import Batches, ServedVersion, ServingSnapshot, target
 from keelway.types import (
     ANONYMOUS,
+    NOBODY,
     Array,
     BoundRequest,
-    ColumnRequest,
     InferenceRecord,
     InferenceRequest,
     InferenceResponse,
+    Peer,
     Principal,
     Priority,
     Tensor,
@@ -50,7 +52,7 @@ STAGE_SAMPLE = 16
 class InferenceCall(msgspec.Struct, frozen=True, gc=False):
     """One request as a transport hands it over. ``selector`` is a version, an alias or ``None``; an empty ``model``
     says that the body names both. ``deadline`` is on the monotonic clock, in seconds; ``header_length`` is that of the
-    binary tensor extension."""
+    binary tensor extension. ``principal`` is who asks, ``peer`` the connection that it came by."""
 
     model: str
     selector: str | None
@@ -62,6 +64,7 @@ class InferenceCall(msgspec.Struct, frozen=True, gc=False):
     header_length: int | None = None
     principal: Principal = ANONYMOUS
     priority: Priority = Priority.INTERACTIVE
+    peer: Peer = NOBODY
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -112,6 +115,8 @@ class DataPlane:
         self.snapshot = ServingSnapshot()
         self.admission = admission
         self.clock = clock
+        #: Why a principal, by that peer, may not do that with that model. Whoever sets it takes note.
+        self.denied: Callable[[Principal, Peer, str, str], KeelwayError] = forbidden
         self._metrics = metrics
         self._records = records
         self._cache = cache
@@ -126,8 +131,12 @@ class DataPlane:
             raise
 
     def refused(self, transport: str, error: KeelwayError) -> None:
-        """Count a request that was refused before it reached a model."""
+        """Count a request for which there was no permit."""
         self._metrics.counter("ml_requests_shed_total").labels("limit").inc()
+        self.turned_away(transport, error)
+
+    def turned_away(self, transport: str, error: KeelwayError) -> None:
+        """Count a request that was refused for what its head says, before it asked for a permit."""
         self._metrics.of().answered(transport, error.code, 0.0)
 
     def infer(self, call: InferenceCall) -> Answer | Waiting[Answer]:
@@ -141,8 +150,9 @@ class DataPlane:
         try:
             passage.request = request = call.codec.parse(call.body, call.header_length)
             self._mark(passage)
-            passage.version = version = self.snapshot.resolve(*target(call, request))
-            authorise(call.principal, version)
+            passage.version = version = self._route(call, request)
+            if not call.principal.may("predict", version.name):
+                raise self.denied(call.principal, call.peer, "predict", version.name)
             bound = version.binding.bind(request)
             self._mark(passage)
             passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
@@ -167,6 +177,15 @@ class DataPlane:
             return self._finish(passage, version, request, bound, outputs)
         except Exception as error:  # noqa: BLE001 - whatever a stage raises becomes a KeelwayError
             self._fail(passage, error)
+
+    def _route(self, call: InferenceCall, request: InferenceRequest) -> ServedVersion:
+        name, selector = target(call.model, call.selector, request)
+        try:
+            return self.snapshot.resolve(name, selector)
+        except Unavailable:
+            if not call.principal.may("predict", name):  # that it is only not loaded would tell that it exists
+                raise self.denied(call.principal, call.peer, "predict", name) from None
+            raise
 
     def _cached(
         self,
@@ -429,16 +448,3 @@ class DataPlane:
     def _mark(self, passage: _Passage) -> None:
         if passage.times is not None:
             passage.times.append(self.clock.monotonic())
-
-
-def authorise(principal: Principal, version: ServedVersion) -> None:
-    """Without scope, a forbidden model looks like an unknown one."""
-    if not principal.may("predict", version.name):
-        raise NotFound("no such model or version is served here")
-
-
-def target(call: InferenceCall, request: InferenceRequest) -> tuple[str, str | None]:
-    """The model asked for, and its version or alias: by the path, or by the body where the format names them there."""
-    if call.model or isinstance(request, ColumnRequest):
-        return call.model, call.selector
-    return request.model, request.selector

@@ -120,7 +120,10 @@ class PayloadTooLarge(KeelwayError):
 
 
 class Unauthenticated(KeelwayError):
+    """``presented``: credentials came along, and do not hold."""
+
     code = ErrorCode.UNAUTHENTICATED
+    presented: bool = False
 
 
 class PermissionDenied(KeelwayError):

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from keelway.types import Array, InferenceRecord, InferenceRequest, InferenceResponse, TensorSpec
+from keelway.types import Array, InferenceRecord, InferenceRequest, InferenceResponse, StoredKey, TensorSpec
 
 
 class Runtime(Protocol):
@@ -118,6 +118,22 @@ class RecordSink(Protocol):
     def write(self, records: Sequence[InferenceRecord]) -> None: ...
 
     def close(self) -> None: ...
+
+
+class KeySource(Protocol):
+    """Where API keys are kept. Methods block, and raise ``Unavailable`` if it is out of reach."""
+
+    def token(self) -> object:
+        """Cheap; differs from the last answer whenever ``keys`` may differ."""
+        ...
+
+    def keys(self) -> Sequence[StoredKey]:
+        """Those that hold."""
+        ...
+
+    def note_used(self, used: Mapping[str, float]) -> None:
+        """When keys were used last, by their ids, in seconds since the Unix epoch."""
+        ...
 
 
 class Looked(NamedTuple):

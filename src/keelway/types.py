@@ -178,20 +178,75 @@ class InferenceResponse(msgspec.Struct, frozen=True, gc=False):
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who is asking. ``scopes`` are words such as ``predict:*`` or ``admin``. Principals of different ``tenant`` never
-    get each other's cached answers."""
+    """Who is asking. ``name`` says how that was proved too: ``key:nightly``, ``jwt:alice``. ``scopes`` are words such
+    as ``predict:*``, ``predict:lead-scoring`` (names with ``_`` as ``-``) or ``admin``, which holds all others.
+    Principals of different ``tenant`` never get each other's cached answers."""
 
     name: str
     scopes: frozenset[str] = frozenset()
     tenant: str | None = None
 
     def may(self, action: str, model: str) -> bool:
+        """Whether ``action`` (``predict``, ``feedback``) is allowed with ``model``, a name as its caller wrote it."""
         scopes = self.scopes
-        return f"{action}:*" in scopes or f"{action}:{model}" in scopes or "admin" in scopes
+        if f"{action}:*" in scopes or "admin" in scopes:
+            return True
+        return f"{action}:{model.replace('_', '-')}" in scopes
+
+    def sees(self, model: str) -> bool:
+        """Whether it may know that there is ``model``: whoever may do anything with it."""
+        return self.may("predict", model) or self.may("feedback", model)
+
+    def holds(self, scope: str) -> bool:
+        """Whether it has a scope that is of no model, such as ``metrics``."""
+        return scope in self.scopes or "admin" in self.scopes
 
 
-#: The principal of a server on loopback without credentials configured.
-ANONYMOUS: Final = Principal("anonymous", frozenset({"predict:*"}))
+#: The principal of a server without credentials configured. What it may do beyond asking is up to the settings.
+ANONYMOUS: Final = Principal("anonymous", frozenset({"admin"}))
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """An API key as it is stored: what it is worth, and not the key. ``id`` is its public part, ``digest`` the keyed
+    hash of the whole in hexadecimal digits, ``expires_at`` in seconds since the Unix epoch."""
+
+    id: str
+    name: str
+    digest: str
+    scopes: tuple[str, ...]
+    tenant: str | None = None
+    expires_at: float | None = None
+
+
+class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the audit log. Holds no credential, and no value of the caller's but who it has proved to be.
+
+    ``time`` is seconds since the Unix epoch; ``who`` the principal, empty where nobody was proved; ``peer`` the address
+    of the connection; ``action`` what was tried, such as ``authenticate`` or ``load``; ``outcome`` ``done``,
+    ``refused`` or ``failed``; ``target`` the model or key; ``suppressed`` how many like it were left out before it.
+    """
+
+    time: float
+    action: str
+    outcome: str
+    who: str = ""
+    peer: str = ""
+    target: str = ""
+    reason: str = ""
+    suppressed: int = 0
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """The other end of a connection, made once for each. ``address`` is that of its socket, without the port; empty
+    where there is none. ``identities`` are those of the certificate that it has proved to hold, such as ``CN=batch`` or
+    ``DNS:batch.internal``; none without one."""
+
+    address: str
+    identities: tuple[str, ...] = ()
+
+
+#: Whoever calls without a network.
+NOBODY: Final = Peer("")
 
 
 class InferenceRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

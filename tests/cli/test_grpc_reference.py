@@ -7,6 +7,7 @@ from typing import Any
 
 from keelway.cli.grpc_reference import METHODS, grpc_page, methods
 from keelway.config import LimitSettings, Settings
+from keelway.guard.auth import OpenToAll
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.grpc.lane import GrpcLane
 
@@ -22,7 +23,7 @@ def test_the_server_answers_every_method_and_no_other() -> None:
 
     async def answered() -> set[str]:
         nothing: Any = Plane()
-        server = GrpcLane(Settings(limits=LimitSettings()), nothing, nothing, RequestIds(), lambda: True)
+        server = GrpcLane(Settings(limits=LimitSettings()), nothing, nothing, RequestIds(), lambda: True, OpenToAll())
         return {path.removeprefix("/") for path in server.methods}
 
     alias = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"

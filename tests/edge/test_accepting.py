@@ -16,7 +16,7 @@ from keelway.edge.listening import bind, resolve
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    with bind(resolve("127.0.0.1:0", "http.address", insecure=False)) as listener:
+    with bind(resolve("127.0.0.1:0", "http.address", anywhere=False)) as listener:
         yield listener
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from keelway.config import Settings
     from keelway.edge.listening import Addresses
     from keelway.hosting.sources import ModelSource
+    from keelway.ports import KeySource
 
 HELP = """Serve models over REST, and gRPC where asked for, until SIGTERM or Ctrl-C.
 
@@ -113,10 +114,19 @@ def serve(
         from keelway.supervise.supervisor import Supervisor
 
         file = next((str(Path(name).resolve()) for name in settings.serving.models if is_file(name)), "")
-        raise typer.Exit(Supervisor(settings, source, file, read).run(announce))
+        raise typer.Exit(Supervisor(settings, source, file, read, keys=key_source(settings)).run(announce))
     from keelway.app import App
 
-    App(settings, source).run(announce)
+    App(settings, source, keys=key_source(settings)).run(announce)
+
+
+def key_source(settings: Settings) -> KeySource | None:
+    """Where API keys are kept, where callers prove themselves by them."""
+    if not settings.auth.keys:
+        return None
+    from keelway.hosting.keys import RegistryKeys
+
+    return RegistryKeys(open_registry(settings))
 
 
 def model_source(settings: Settings) -> ModelSource:

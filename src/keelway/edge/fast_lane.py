@@ -19,6 +19,7 @@ from keelway.clock import Clock
 from keelway.config import HttpSettings
 from keelway.edge.outbox import Outbox
 from keelway.edge.protocol import LimitedProtocol
+from keelway.types import Peer
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -73,7 +74,9 @@ class Lane(Protocol):
         connection or a body is read. The same head has the same verdict, always."""
         ...
 
-    def open(self, verdict: Any) -> Exchange: ...
+    def open(self, verdict: Any, peer: Peer) -> Exchange:
+        """One request behind a head with that verdict, by a connection from ``peer``."""
+        ...
 
     @property
     def closing(self) -> bool:
@@ -202,7 +205,7 @@ class FastLaneProtocol(LimitedProtocol):
         self._receiving = self._begin(verdict)
 
     def _begin(self, verdict: Verdict) -> _LaneCycle:
-        cycle: Any = _LaneCycle(self._lane.open(verdict))
+        cycle: Any = _LaneCycle(self._lane.open(verdict, self.peer))
         cycle.keep_alive = not self._closing_soon
         self.cycle = self._answering = cycle
         return cycle  # type: ignore[no-any-return]

@@ -42,18 +42,19 @@ class Endpoint(NamedTuple):
         )
 
 
-def resolve(address: str, setting: str, *, insecure: bool) -> Endpoint:
+def resolve(address: str, setting: str, anywhere: bool) -> Endpoint:
     """The endpoint of ``address`` (``host:port``). ``InvalidInput`` if that is no address, ``FailedPrecondition`` if it
-    is beyond loopback without ``insecure``."""
+    is beyond loopback without ``anywhere``: callers prove who they are, or it was said that they need not."""
     host, port = split_address(address, setting)
     try:
         family, _, _, _, resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror:
         raise InvalidInput(f"the host of {setting} cannot be resolved", field=setting) from None
-    if not ipaddress.ip_address(resolved[0]).is_loopback and not insecure:
+    if not ipaddress.ip_address(resolved[0]).is_loopback and not anywhere:
         raise FailedPrecondition(
             "refusing to listen beyond loopback without credentials",
-            hint="listen on 127.0.0.1 behind a gateway, or say --insecure if the network is trusted",
+            hint="ask callers for credentials (auth.key_secret_file; keelway keys secret makes the secret), listen on "
+            "127.0.0.1 behind a gateway, or say --insecure if the network is trusted",
         )
     return Endpoint(family, str(resolved[0]), port, setting)
 

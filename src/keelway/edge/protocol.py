@@ -18,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from keelway.clock import Clock
 from keelway.config import HttpSettings
+from keelway.edge.peers import peer_of
+from keelway.types import NOBODY
 
 log = logging.getLogger("keelway.edge")
 
@@ -53,6 +55,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._closing_soon = False
         self._finished = False
         self._reply_transport: _ReplyTransport | None = None
+        self.peer = NOBODY
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self._settings.max_connections:
@@ -61,6 +64,9 @@ class LimitedProtocol(HttpToolsProtocol):
             transport.close()
             return
         super().connection_made(transport)
+        self.peer = peer_of(transport)
+        # Uvicorn gives each request's scope a copy of this, as its ``state``.
+        self.app_state = {**self.app_state, "peer": self.peer}
         self.flow = _PipelineFlow(transport, self.pipeline)
         # A connection that never sends a byte is timed like one that never finishes its head.
         self._head_since = self._now()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from keelway.hosting.loading import Loaded, load_version
 from keelway.hosting.sources import ModelSource, Release, Wanted
 from keelway.observe.metrics import ServingMetrics
 from keelway.routing.snapshot import Batches, ServedModel, ServedVersion, ServingSnapshot
+from keelway.types import StoredKey
 
 log = logging.getLogger("keelway.hosting")
 
@@ -166,6 +168,11 @@ class Fleet:
         if self._closing:
             await asyncio.wait(self._closing)
 
+    def renew_keys(self, keys: Sequence[StoredKey]) -> None:
+        """From now on ``keys`` are those that hold. Waits for no model."""
+        self._snapshot = replace(self._snapshot, keys=keys)
+        self._publish(self._snapshot)
+
     def index(self) -> Sequence[IndexEntry]:
         """Every wanted version with its state."""
         entries = []
@@ -234,7 +241,7 @@ class Fleet:
                 models[fold(wanted.name)], keys = chosen
                 kept |= keys
         known = frozenset(fold(wanted.name) for wanted in self._wanted)
-        self._snapshot = ServingSnapshot(models, known)
+        self._snapshot = ServingSnapshot(models, known, self._snapshot.keys)
         self._publish(self._snapshot)
         for key in self._loaded.keys() - kept:
             self._retire(self._loaded.pop(key))

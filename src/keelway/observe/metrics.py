@@ -107,6 +107,14 @@ METRICS: Final = (
         "Requests refused for want of capacity: `limit` (too many at once, before they were read), `late` (the "
         "deadline would have passed), `queue_full`, `displaced` (a batch request made room for an interactive one).",
     ),
+    Metric(
+        "ml_auth_failures_total",
+        "counter",
+        ("reason",),
+        "Callers that were not let in: `missing` credentials, `malformed`, `conflict` (more than one, not the same), "
+        "`key`, `expired`, `signature`, `claims`, `signing_keys` (the issuer's are not known), `limited` (the address "
+        "has failed too often); or not to what they asked for: `scope`.",
+    ),
     Metric("ml_queue_rows", "gauge", ("model", "version"), "Rows waiting for a slot of a model now."),
     Metric("ml_concurrency_limit", "gauge", (), "Requests that may be answered at once now."),
     Metric("ml_model_load_seconds", "histogram", ("model",), "Time to verify, load and warm up a version.", _LOAD),

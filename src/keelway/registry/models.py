@@ -15,7 +15,7 @@ from keelway.contract.baseline import Baseline
 CHAMPION: Final = "champion"
 
 State = Literal["available", "archived"]
-Action = Literal["push", "alias", "policy", "archive", "restore"]
+Action = Literal["push", "alias", "policy", "archive", "restore", "key_create", "key_rotate", "key_revoke"]
 
 
 class RegisteredModel(msgspec.Struct, frozen=True):
@@ -61,11 +61,30 @@ class Alias(msgspec.Struct, frozen=True):
     version: str
 
 
+class ApiKey(msgspec.Struct, frozen=True):
+    """An API key as its owner sees it, without what it is worth. ``last_used_at`` is as coarse as a minute or two."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    tenant: str | None
+    created_at: float
+    created_by: str
+    expires_at: float | None
+    revoked_at: float | None
+    last_used_at: float | None
+
+    def holds(self, now: float) -> bool:
+        """Whether callers are let in by it at ``now``."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One change, never altered afterwards. ``id`` grows with each change of the whole registry.
 
     ``push``, ``policy``, ``archive`` and ``restore`` say the ``version``; ``alias`` says the ``alias`` and moves it
     from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is JSON: what was decided on.
+    ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name the key there.
     """
 
     id: int

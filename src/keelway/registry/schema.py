@@ -11,7 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 #: The migration this code was written for; ``keelway.registry.migration`` brings a database there.
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 
 metadata: Final = sa.MetaData()
 
@@ -62,6 +62,24 @@ aliases: Final = sa.Table(
     sa.Column("alias", sa.String(63), primary_key=True),
     sa.Column("version", sa.String(128), nullable=False),
     sa.ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),
+)
+
+#: What is stored of API keys. ``id`` is the public part of one, ``digest`` the keyed hash of all of it. A name has one
+#: key that holds, and for a while after a rotation the one before it too.
+api_keys: Final = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(12), primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("scopes", _JSON, nullable=False),
+    sa.Column("tenant", sa.String(63)),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("revoked_at", sa.BigInteger),
+    sa.Column("last_used_at", sa.BigInteger),
+    sa.Index("api_keys_name", "name"),
 )
 
 #: Append-only by triggers. It names models and versions without foreign keys: it outlives what it tells of.

@@ -24,6 +24,7 @@ from keelway.errors import AlreadyExists, FailedPrecondition, InvalidInput
 from keelway.registry import lookup
 from keelway.registry.database import connect, reading, writing
 from keelway.registry.history import Change, check_text, lock, newest, to_microseconds, to_seconds, token
+from keelway.registry.keys import ApiKeys
 from keelway.registry.migration import bring_to_head
 from keelway.registry.models import (
     CHAMPION,
@@ -52,6 +53,7 @@ class Registry:
     def __init__(self, engine: sa.Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
+        self.keys = ApiKeys(engine, clock)
 
     @classmethod
     def open(cls, url: str, *, clock: Clock) -> Registry:

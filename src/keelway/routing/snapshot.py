@@ -7,7 +7,7 @@ for as long as it likes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from keelway.contract.binding import Binding
 from keelway.contract.signature import ModelSignature
 from keelway.errors import InvalidInput, NotFound, Unavailable
 from keelway.ports import Runtime
-from keelway.types import BoundRequest, InferenceRequest, OutputRoles, TensorRequest
+from keelway.types import BoundRequest, ColumnRequest, InferenceRequest, OutputRoles, StoredKey, TensorRequest
 
 
 class Validates(Protocol):
@@ -128,10 +128,12 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ServingSnapshot:
-    """``models`` is keyed by folded name (``_`` as ``-``); ``known`` names the configured ones, loaded or not."""
+    """``models`` is keyed by folded name (``_`` as ``-``); ``known`` names the configured ones, loaded or not. ``keys``
+    are the API keys that hold."""
 
     models: Mapping[str, ServedModel] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
+    keys: Sequence[StoredKey] = ()
 
     def resolve(self, name: str, selector: str | None) -> ServedVersion:
         """The version that answers for ``name`` and ``selector`` (a version, an alias or ``None``).
@@ -160,3 +162,10 @@ class ServingSnapshot:
     def only(self) -> ServedModel | None:
         """The one model served, if there is exactly one: the short routes answer for it."""
         return next(iter(self.models.values())) if len(self.models) == 1 else None
+
+
+def target(model: str, selector: str | None, request: InferenceRequest) -> tuple[str, str | None]:
+    """The model asked for, and its version or alias: by the path, or by the body where the format names them there."""
+    if model or isinstance(request, ColumnRequest):
+        return model, selector
+    return request.model, request.selector

@@ -18,6 +18,7 @@ from keelway.hosting.fleet import IndexEntry
 from keelway.hosting.sources import Wanted
 from keelway.hosting.told import ReleaseKey
 from keelway.observe.merging import Table
+from keelway.types import StoredKey
 
 _LENGTH = struct.Struct("=I")
 
@@ -33,7 +34,8 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 class Start(Message, frozen=True, tag=True):
     """The first word to a worker. ``file`` is the ONNX file to serve; empty: ``wanted`` of the registry. ``folder`` is
-    where workers share what they load. ``early``: take connections before the models are loaded."""
+    where workers share what they load. ``early``: take connections before the models are loaded. ``keys`` are the API
+    keys that hold."""
 
     number: int
     settings: Settings
@@ -44,6 +46,13 @@ class Start(Message, frozen=True, tag=True):
     held_back: tuple[IndexEntry, ...]
     file: str
     folder: str
+    keys: tuple[StoredKey, ...] = ()
+
+
+class Keys(Message, frozen=True, tag=True):
+    """From now on these API keys hold."""
+
+    keys: tuple[StoredKey, ...]
 
 
 class Join(Message, frozen=True, tag=True):
@@ -136,12 +145,18 @@ class Report(Message, frozen=True, tag=True):
     tables: tuple[Table, ...]
 
 
+class Used(Message, frozen=True, tag=True):
+    """When API keys were used last, by their ids, in seconds since the Unix epoch."""
+
+    used: dict[str, float]
+
+
 class AskPage(Message, frozen=True, tag=True):
     """What have all workers counted? Answered by ``Page``."""
 
 
-ToWorker = Start | Join | Prepare | Commit | Drain | Retire | Force | Scrape | Page
-ToSupervisor = Ready | Failed | Done | Prepared | Report | AskPage
+ToWorker = Start | Join | Prepare | Commit | Drain | Retire | Force | Scrape | Page | Keys
+ToSupervisor = Ready | Failed | Done | Prepared | Report | AskPage | Used
 
 
 def own_folder(folder: str, seat: int) -> Path:

@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,13 +24,18 @@ from keelway.config import Settings
 from keelway.edge.accepting import Seats
 from keelway.edge.listening import Addresses, address_of, bind, resolve
 from keelway.errors import FailedPrecondition, KeelwayError
+from keelway.guard.auth import Guarded
+from keelway.hosting.keys import KeyFollower
 from keelway.hosting.sources import ModelSource
+from keelway.observe.audit import AuditLog
 from keelway.observe.merging import Ledger, Series, Table, merge
 from keelway.observe.metrics import METRICS
+from keelway.ports import KeySource
 from keelway.supervise.agreement import Agreement
 from keelway.supervise.child import Child, State, close_all, spawn
 from keelway.supervise.crew import Crew
-from keelway.supervise.messages import AskPage, Page, Report, Scrape, Start, ToSupervisor, own_folder
+from keelway.supervise.messages import AskPage, Keys, Page, Report, Scrape, Start, ToSupervisor, Used, own_folder
+from keelway.types import AuditEvent, StoredKey
 
 log = logging.getLogger("keelway.supervise")
 
@@ -48,6 +53,7 @@ class Supervisor:
         file: str = "",
         reload: Callable[[], Settings] | None = None,
         clock: Clock | None = None,
+        keys: KeySource | None = None,
     ) -> None:
         if settings.serving.allow_model_control:
             raise FailedPrecondition(
@@ -58,6 +64,13 @@ class Supervisor:
         self._file = file
         self._reload = reload
         self._clock = clock or SystemClock()
+        if settings.demands_credentials:
+            # What does not fit together is said here, and not by a worker that ends.
+            Guarded(settings.auth, settings.jwt, self._clock)
+        self._audit = AuditLog(settings.audit.file, self._clock)
+        self._keys: KeyFollower | None = None
+        if keys is not None and settings.auth.keys:
+            self._keys = KeyFollower(keys, self._tell_keys, self._note, self._clock)
         self._ledger = Ledger()
         serving = settings.serving
         self._crew = Crew(
@@ -89,12 +102,16 @@ class Supervisor:
             self._hold(held)
             with self._signals():
                 try:
+                    if self._keys is not None:
+                        await self._keys.start()
                     await self._agreement.begin()
                     await self._crew.start()
                     if not self._stopping:
                         self._serving = True
                         on_serving(self._addresses)
                         self._spawn(self._agreement.follow(self._settings.registry.poll_interval))
+                        if self._keys is not None:
+                            self._spawn(self._follow_keys(self._keys))
                         await self._stopped.wait()
                 finally:
                     await self._end()
@@ -102,11 +119,12 @@ class Supervisor:
 
     def _hold(self, held: contextlib.ExitStack) -> None:
         """Take the sockets and whatever else the workers inherit."""
-        http, grpc = self._settings.http, self._settings.grpc
-        listeners = [held.enter_context(bind(resolve(http.address, "http.address", insecure=http.insecure)))]
+        settings = self._settings
+        http, grpc = settings.http, settings.grpc
+        listeners = [held.enter_context(bind(resolve(http.address, "http.address", settings.anywhere)))]
         if grpc.address:
-            listeners.append(held.enter_context(bind(resolve(grpc.address, "grpc.address", insecure=http.insecure))))
-        self._addresses = Addresses.of(self._settings, *map(address_of, listeners))
+            listeners.append(held.enter_context(bind(resolve(grpc.address, "grpc.address", settings.anywhere))))
+        self._addresses = Addresses.of(settings, *map(address_of, listeners))
         seats = [Seats.made(len(self._free)) for _ in listeners]
         self._seats = [shared for shared, _ in seats]
         self._ports = [(listener, inherited) for listener, (_, inherited) in zip(listeners, seats, strict=True)]
@@ -162,7 +180,10 @@ class Supervisor:
             return
         if self._reload is not None:
             try:
-                self._settings = unmoved(self._reload(), self._settings)
+                settings = unmoved(self._reload(), self._settings)
+                if settings.demands_credentials:
+                    Guarded(settings.auth, settings.jwt, self._clock)
+                self._settings = settings
             except KeelwayError as error:
                 log.error("nothing is reloaded, the settings do not hold: %s", error.message)
                 return
@@ -184,10 +205,27 @@ class Supervisor:
             agreement.held_back,
             self._file,
             self._folder,
+            tuple(self._keys.keys) if self._keys else (),
         )
         return await spawn(start, self._ports, self._lifeline, self._heard)
 
+    def _note(self, event: AuditEvent) -> None:
+        self._audit.note(event)
+        self._audit.flush()  # a line now and then: nobody waits here
+
+    def _tell_keys(self, keys: Sequence[StoredKey]) -> None:
+        for child in self._crew.living():
+            child.tell(Keys(0, tuple(keys)))
+
+    async def _follow_keys(self, keys: KeyFollower) -> None:
+        try:
+            await keys.follow(self._settings.registry.poll_interval)
+        finally:
+            self._audit.close()
+
     async def _admit(self, child: Child) -> None:
+        if self._keys is not None:  # they may have changed while it started
+            child.tell(Keys(0, tuple(self._keys.keys)))
         await self._agreement.admit(child)
 
     def _lost(self, child: Child) -> None:
@@ -200,6 +238,9 @@ class Supervisor:
     def _heard(self, child: Child, message: ToSupervisor) -> None:
         if isinstance(message, Report):
             self._ledger.heard(child, message.tables)
+        elif isinstance(message, Used):
+            if self._keys is not None:
+                self._spawn(self._keys.note(message.used))
         elif isinstance(message, AskPage):
             self._spawn(self._answer_page(child, message.turn))
 
@@ -226,8 +267,13 @@ class Supervisor:
 
 
 def unmoved(new: Settings, old: Settings) -> Settings:
-    """``new``, but for what only a restart can change: addresses, whether TLS is spoken, the number of workers, and
-    what is served."""
+    """``new``, but for what only a restart can change: addresses, whether TLS is spoken, the number of
+    workers, and what is served.
+
+    ``FailedPrecondition`` if callers would have to prove who they are in a way that they did not before, or no more: a
+    reload must not open a door by mistake."""
+    if (new.demands_credentials, new.auth.keys) != (old.demands_credentials, old.auth.keys):
+        raise FailedPrecondition("whether credentials or API keys are asked for changes only with a restart")
     replace = msgspec.structs.replace
     serving = replace(new.serving, workers=old.serving.workers, models=old.serving.models, allow_model_control=False)
     return replace(

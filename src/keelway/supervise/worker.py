@@ -28,6 +28,7 @@ from keelway.app import App
 from keelway.config import Settings
 from keelway.edge.accepting import Berth, Place, Seats
 from keelway.errors import KeelwayError, ModelFailed, Unavailable
+from keelway.hosting.keys import NOTE_INTERVAL
 from keelway.hosting.loading import usable_cpus
 from keelway.hosting.told import ToldSource
 from keelway.observe.logs import configure
@@ -41,6 +42,7 @@ from keelway.supervise.messages import (
     Failure,
     Force,
     Join,
+    Keys,
     Message,
     Page,
     Prepare,
@@ -51,6 +53,7 @@ from keelway.supervise.messages import (
     Scrape,
     Start,
     ToWorker,
+    Used,
     heard_by_worker,
     own_folder,
     send,
@@ -78,6 +81,7 @@ class Worker:
         self._source = ToldSource(start.wanted, opener(start.settings, start.file, Path(start.folder)))
         self._app = App(self._settings, self._source, berth=berth, scrape=self._scrape)
         self._app.fleet.held_back = start.held_back
+        self._app.fleet.renew_keys(start.keys)
         self._pages: dict[int, asyncio.Future[Page]] = {}
         self._asked = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,6 +91,7 @@ class Worker:
         threading.Thread(target=self._watch, args=(lifeline, loop), name="keelway-lifeline", daemon=True).start()
         self._spawn(self._listen())
         self._spawn(self._report_forever())
+        self._spawn(self._say_used_forever())
         try:
             await self._app.serve(lambda _: self._say(Ready(0)))
         except KeelwayError as error:
@@ -98,6 +103,7 @@ class Worker:
             return 1
         finally:
             self._report(0)
+            self._say_used()
             await self._close()
         return 1 if self._app.abandoned else 0
 
@@ -134,6 +140,8 @@ class Worker:
                 self._spawn(self._app.retire(message.linger))
             case Force():
                 self._app.force()
+            case Keys():
+                self._app.fleet.renew_keys(message.keys)
             case Start():
                 log.error("the supervisor has lost count")
 
@@ -169,6 +177,16 @@ class Worker:
         while True:
             await asyncio.sleep(_REPORTS)
             self._report(0)
+
+    async def _say_used_forever(self) -> None:
+        while True:
+            await asyncio.sleep(NOTE_INTERVAL)
+            self._say_used()
+
+    def _say_used(self) -> None:
+        used = self._app.take_used()
+        if used:
+            self._say(Used(0, dict(used)))
 
     async def _scrape(self) -> CollectorRegistry:
         """The metrics of all workers, by way of the supervisor. ``Unavailable`` if it does not answer."""

@@ -48,6 +48,9 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    def get_extra_info(self, name: str) -> Any:
+        return ("192.0.2.1", 50000) if name == "peername" else None
+
     def take(self) -> bytes:
         data, self.written = bytes(self.written), bytearray()
         return data

@@ -28,8 +28,12 @@ def test_retry_after_is_in_whole_seconds_and_never_0() -> None:
 
 
 def test_401_says_how_to_authenticate() -> None:  # U1
-    status, headers, _ = error_reply(Unauthenticated("no key"), problem, "r1")
-    assert (status, dict(headers)[b"www-authenticate"]) == (401, b"Bearer")
+    error = Unauthenticated("no key")
+    status, headers, _ = error_reply(error, problem, "r1")
+    assert (status, dict(headers)[b"www-authenticate"]) == (401, b'Bearer realm="keelway"')
+    error.presented = True
+    _, headers, _ = error_reply(error, problem, "r1")
+    assert dict(headers)[b"www-authenticate"] == b'Bearer realm="keelway", error="invalid_token"'
 
 
 def test_a_problem_names_the_field_and_the_code() -> None:

@@ -44,7 +44,9 @@ class Exchange(Protocol):
 class Opening(Protocol):
     """The verdict on a head, good for every request that has it."""
 
-    def open(self, stream: Stream) -> Exchange: ...
+    def open(self, stream: Stream) -> Exchange:
+        """One request, by ``stream`` from ``stream.peer``."""
+        ...
 
 
 class Application(Protocol):

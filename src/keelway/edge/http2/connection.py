@@ -17,6 +17,7 @@ from keelway.edge.http2.frames import LAST_STREAM, PING, ConnectionFailure, Http
 from keelway.edge.http2.limits import PING_AFTER, PING_PATIENCE, SEND_AHEAD
 from keelway.edge.http2.receiving import ReceivingSide
 from keelway.edge.http2.streams import Stream
+from keelway.edge.peers import peer_of
 
 log = logging.getLogger("keelway.edge")
 
@@ -47,6 +48,7 @@ class Http2Connection(ReceivingSide):
             transport.close()
             return
         self._connections.add(self)
+        self.peer = peer_of(transport)
         transport.set_write_buffer_limits(high=SEND_AHEAD)
         self._swept = self._made = self.busy_at = self.heard_at = self.now()
 

@@ -41,6 +41,7 @@ from keelway.edge.http2.limits import (
 )
 from keelway.edge.http2.request_head import check_trailers, request_head
 from keelway.edge.http2.streams import Stream
+from keelway.types import NOBODY
 
 _PLAIN = PADDED | HAS_PRIORITY | END_HEADERS
 
@@ -51,6 +52,7 @@ class ReceivingSide(ControlFrames):
     def __init__(self, application: Application, max_header_bytes: int, clock: Clock) -> None:
         super().__init__(max_header_bytes)
         self._application = application
+        self.peer = NOBODY
         self.now: Callable[[], float] = clock.monotonic
         # A little more than is announced can be refused by a call's status; beyond, the connection ends.
         self._blocks: BlockReader[tuple[Opening, int]] = BlockReader(2 * max_header_bytes)

@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from keelway.edge.http2.limits import STREAM_WINDOW
+from keelway.types import Peer
 
 if TYPE_CHECKING:
     from keelway.edge.http2.application import Exchange, Response
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 class Connection(Protocol):
     """What a stream needs of its connection."""
+
+    peer: Peer
 
     def respond(self, stream: Stream, response: Response) -> None: ...
 
@@ -69,6 +72,11 @@ class Stream:
         self.unsent = self.unsent_before = 0
         self.stalled_since: float | None = None
         self.waiter: asyncio.Future[Any] | None = None
+
+    @property
+    def peer(self) -> Peer:
+        """Who is at the other end."""
+        return self._connection.peer
 
     def respond(self, response: Response) -> None:
         """Answer at once and whole."""

@@ -10,13 +10,13 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from keelway.edge.http2.application import Exchange, Response
 from keelway.edge.http2.streams import Stream
-from keelway.errors import DeadlineExceeded, MalformedRequest
+from keelway.errors import DeadlineExceeded, KeelwayError, MalformedRequest
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.grpc.errors import (
     OK_HEAD,
@@ -27,20 +27,29 @@ from keelway.transports.grpc.errors import (
     refused_trailers,
 )
 from keelway.transports.grpc.framing import Framing, framed
+from keelway.types import Peer, Principal
 
 Asked = TypeVar("Asked", bound=Message)
 
+
+class Caller(NamedTuple):
+    """Who calls, and by which connection."""
+
+    principal: Principal
+    peer: Peer
+
+
 #: Bytes of a request in, bytes of a reply out.
-Answer = Callable[[bytes], Awaitable[bytes]]
+Answer = Callable[[bytes, Caller], Awaitable[bytes]]
 #: The same for streams of them.
 Streaming = Callable[[AsyncIterator[bytes]], AsyncGenerator[Message, None]]
 
 
-def message_call(kind: type[Asked], answer: Callable[[Asked], Awaitable[Message]]) -> Answer:
+def message_call(kind: type[Asked], answer: Callable[[Asked, Caller], Awaitable[Message]]) -> Answer:
     """``answer`` of a message to a message as one of bytes to bytes."""
 
-    async def answered(body: bytes) -> bytes:
-        reply = await answer(parsed(kind, body))
+    async def answered(body: bytes, caller: Caller) -> bytes:
+        reply = await answer(parsed(kind, body), caller)
         return reply.SerializeToString()  # type: ignore[no-any-return]
 
     return answered
@@ -124,14 +133,18 @@ class UnaryOpening:
         self.seconds = seconds
         self.patience = patience
 
-    def open(self, stream: Stream) -> Exchange:
-        return UnaryExchange(self, stream)
+    def enter(self, stream: Stream, principal: Principal) -> Exchange:
+        return UnaryExchange(self, stream, Caller(principal, stream.peer))
+
+    def refused(self, error: KeelwayError) -> Response:
+        return refusal(error, self.ids.next())
 
 
 class UnaryExchange:
-    __slots__ = ("_message", "_opening", "_stream", "_task")
+    __slots__ = ("_caller", "_message", "_opening", "_stream", "_task")
 
-    def __init__(self, opening: UnaryOpening, stream: Stream) -> None:
+    def __init__(self, opening: UnaryOpening, stream: Stream, caller: Caller) -> None:
+        self._caller = caller
         self._opening = opening
         self._stream = stream
         self._message = Collected(opening.framing)
@@ -166,7 +179,7 @@ class UnaryExchange:
     async def _answer(self, message: bytes, request_id: str) -> None:
         try:
             async with time_limit(self._opening.seconds):
-                response = Response(OK_HEAD, framed(await self._opening.answer(message)), OK_TRAILERS)
+                response = Response(OK_HEAD, framed(await self._opening.answer(message, self._caller)), OK_TRAILERS)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
             response = refusal(error, request_id)
         self._stream.respond(response)
@@ -184,7 +197,10 @@ class StreamOpening:
         self.seconds = seconds
         self._live = live
 
-    def open(self, stream: Stream) -> Exchange:
+    def refused(self, error: KeelwayError) -> Response:
+        return refusal(error, self.ids.next())
+
+    def enter(self, stream: Stream, principal: Principal) -> Exchange:
         exchange = StreamExchange(self, stream)
         self._live.add(exchange)
         exchange.task.add_done_callback(lambda _: self._live.discard(exchange))

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection
 
 from keelway.errors import NotFound
-from keelway.transports.grpc.calls import Answer, message_call
+from keelway.transports.grpc.calls import Answer, Caller, message_call
 from keelway.wire.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 CHECK = "/grpc.health.v1.Health/Check"
@@ -28,7 +28,7 @@ class Health:
         """Path of the method -> its answer."""
         return {CHECK: message_call(HealthCheckRequest, self.check)}
 
-    async def check(self, request: HealthCheckRequest) -> HealthCheckResponse:
+    async def check(self, request: HealthCheckRequest, caller: Caller) -> HealthCheckResponse:
         if request.service not in self._services:
             raise NotFound("there is no such service")
         return HealthCheckResponse(status=self._status(request))

@@ -20,7 +20,7 @@ from keelway.transports.grpc.calls import Collected, RefusedCall
 from keelway.transports.grpc.errors import OK_HEAD, OK_TRAILERS, CallRefused, refusal
 from keelway.transports.grpc.framing import Framing, framed
 from keelway.transports.grpc.metadata import CallHead
-from keelway.types import ANONYMOUS
+from keelway.types import Principal
 
 
 def inference_methods(limits: LimitSettings) -> dict[str, tuple[Codec, str]]:
@@ -57,11 +57,15 @@ class InferenceOpening:
         self.seconds = seconds
         self.patience = min(seconds, patience)
 
-    def open(self, stream: Stream) -> Exchange:
+    def enter(self, stream: Stream, principal: Principal) -> Exchange:
         """Takes a permit."""
         if not self.plane.admission.try_enter(self.priority):
             return RefusedCall(stream, self._overloaded)
-        return InferenceExchange(self, stream)
+        return InferenceExchange(self, stream, principal)
+
+    def refused(self, error: KeelwayError) -> Response:
+        self.plane.turned_away(self.transport, error)
+        return refusal(error, self.ids.next())
 
     def _overloaded(self) -> Response:
         error = overloaded()
@@ -72,10 +76,11 @@ class InferenceOpening:
 class InferenceExchange:
     """One call. It holds a permit until it is answered, refused or cancelled."""
 
-    __slots__ = ("_admitted", "_cancelled", "_message", "_opening", "_request_id", "_stream", "_waiting")
+    __slots__ = ("_admitted", "_cancelled", "_message", "_opening", "_principal", "_request_id", "_stream", "_waiting")
 
-    def __init__(self, opening: InferenceOpening, stream: Stream) -> None:
+    def __init__(self, opening: InferenceOpening, stream: Stream, principal: Principal) -> None:
         self._opening = opening
+        self._principal = principal
         self._stream = stream
         self._admitted = True
         self._cancelled = False
@@ -109,8 +114,9 @@ class InferenceExchange:
                     request_id,
                     self._stream.since + opening.seconds,
                     None,
-                    ANONYMOUS,
+                    self._principal,
                     opening.priority,
+                    self._stream.peer,
                 )
             )
         except (KeelwayError, CallRefused) as error:

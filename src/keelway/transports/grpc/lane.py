@@ -15,9 +15,11 @@ from keelway.edge.http2.application import Opening, Response
 from keelway.edge.http2.header_blocks import written
 from keelway.edge.http2.request_head import RequestHead
 from keelway.errors import KeelwayError
+from keelway.guard.auth import Authenticator, OpenToAll
 from keelway.hosting.fleet import Fleet
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
+from keelway.transports.grpc.admission import Entered, GuardedOpening
 from keelway.transports.grpc.calls import (
     Answer,
     RefusedOpening,
@@ -29,11 +31,11 @@ from keelway.transports.grpc.calls import (
 )
 from keelway.transports.grpc.errors import CallRefused, Status, refusal
 from keelway.transports.grpc.framing import Framing
-from keelway.transports.grpc.health import WATCH, Health
+from keelway.transports.grpc.health import CHECK, WATCH, Health
 from keelway.transports.grpc.inference import InferenceOpening, inference_methods
 from keelway.transports.grpc.metadata import CallHead, call_head, is_grpc
 from keelway.transports.grpc.reflection import PATHS, Reflection
-from keelway.transports.grpc.repository import Repository
+from keelway.transports.grpc.repository import Done, Repository, nobody_is_told
 from keelway.wire.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from keelway.wire.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
@@ -44,15 +46,26 @@ SERVICES = (
     "grpc.reflection.v1.ServerReflection",
 )
 
-#: From the head of a call to its opening.
-Method = Callable[[CallHead], Opening]
+#: From what the head of a call says to what it opens.
+Method = Callable[[CallHead], Entered]
+#: Probes ask these, and have no credentials.
+OPEN_METHODS = frozenset(
+    {CHECK, WATCH, "/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"}
+)
 
 
 class GrpcLane:
     """``ready`` says whether the server is, drains included."""
 
     def __init__(
-        self, settings: Settings, plane: DataPlane, fleet: Fleet, ids: RequestIds, ready: Callable[[], bool]
+        self,
+        settings: Settings,
+        plane: DataPlane,
+        fleet: Fleet,
+        ids: RequestIds,
+        ready: Callable[[], bool],
+        authenticator: Authenticator,
+        audit: Done = nobody_is_told,
     ) -> None:
         self._settings = settings
         self._plane = plane
@@ -61,7 +74,8 @@ class GrpcLane:
         self._streams: set[StreamExchange] = set()
         self._health = Health(SERVICES, ready)
         self._reflection = Reflection(SERVICES)
-        repository = Repository(plane, fleet, ready, allow_model_control=settings.serving.allow_model_control)
+        control = settings.serving.allow_model_control
+        repository = Repository(plane, fleet, ready, allow_model_control=control, audit=audit)
         methods: dict[str, Method] = {}
         for path, (codec, transport) in inference_methods(settings.limits).items():
             methods[path] = self._inference(codec, transport)
@@ -72,7 +86,10 @@ class GrpcLane:
             methods[path] = self._streaming(self._reflect)
         #: Paths of all methods, with their leading slash.
         self.methods = frozenset(methods)
-        self._by_path = {path.encode(): method for path, method in methods.items()}
+        self._by_path = {
+            path.encode(): (method, OpenToAll() if path in OPEN_METHODS else authenticator)
+            for path, method in methods.items()
+        }
 
     def close(self) -> None:
         """End the streams that would go on for ever."""
@@ -91,11 +108,12 @@ class GrpcLane:
             return self._refused(
                 CallRefused(Status.RESOURCE_EXHAUSTED, f"the metadata are larger than {largest} bytes")
             )
-        method = self._by_path.get(head.path)
-        if method is None:
+        found = self._by_path.get(head.path)
+        if found is None:
             return self._refused(CallRefused(Status.UNIMPLEMENTED, "there is no such method"))
         try:
-            return method(call_head(head.fields))
+            method, authenticator = found
+            return GuardedOpening(authenticator, authenticator.present(head.fields), method(call_head(head.fields)))
         except (CallRefused, KeelwayError) as error:
             return self._refused(error)
 
@@ -110,10 +128,17 @@ class GrpcLane:
     def _inference(self, codec: Codec, transport: str) -> Method:
         limit, patience = self._settings.limits.request_timeout, self._settings.http.body_timeout
 
-        def opening(head: CallHead) -> Opening:
+        def opening(head: CallHead) -> Entered:
             seconds = min(limit, head.seconds)
             return InferenceOpening(
-                self._plane, self._ids, codec, transport, head, self._framing(head), seconds, patience
+                self._plane,
+                self._ids,
+                codec,
+                transport,
+                head,
+                self._framing(head),
+                seconds,
+                patience,
             )
 
         return opening

@@ -9,10 +9,14 @@ import orjson
 from keelway import __version__
 from keelway.dataplane import DataPlane
 from keelway.errors import NotFound, PermissionDenied, Unavailable
+from keelway.guard.scopes import check_seen
 from keelway.hosting.fleet import Fleet
-from keelway.transports.grpc.calls import Answer, message_call
-from keelway.types import TensorSpec
+from keelway.transports.grpc.calls import Answer, Caller, message_call
+from keelway.types import Peer, Principal, TensorSpec
 from keelway.wire import open_inference_pb2 as wire
+
+#: Takes note of what was done: the action, by whom, from where, to which model.
+Done = Callable[[str, Principal, Peer, str], None]
 
 _SERVICE = "/inference.GRPCInferenceService/"
 
@@ -20,7 +24,16 @@ _SERVICE = "/inference.GRPCInferenceService/"
 class Repository:
     """Thin: each call asks the fleet or the snapshot. ``ready`` says whether the server is, drains included."""
 
-    def __init__(self, plane: DataPlane, fleet: Fleet, ready: Callable[[], bool], *, allow_model_control: bool) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        fleet: Fleet,
+        ready: Callable[[], bool],
+        *,
+        allow_model_control: bool,
+        audit: Done,
+    ) -> None:
+        self._audit = audit
         self._plane = plane
         self._fleet = fleet
         self._ready = ready
@@ -39,23 +52,26 @@ class Repository:
             _SERVICE + "RepositoryModelUnload": message_call(wire.RepositoryModelUnloadRequest, self.unload),
         }
 
-    async def server_live(self, request: wire.ServerLiveRequest) -> wire.ServerLiveResponse:
+    async def server_live(self, request: wire.ServerLiveRequest, caller: Caller) -> wire.ServerLiveResponse:
         return wire.ServerLiveResponse(live=True)
 
-    async def server_ready(self, request: wire.ServerReadyRequest) -> wire.ServerReadyResponse:
+    async def server_ready(self, request: wire.ServerReadyRequest, caller: Caller) -> wire.ServerReadyResponse:
         return wire.ServerReadyResponse(ready=self._ready())
 
-    async def model_ready(self, request: wire.ModelReadyRequest) -> wire.ModelReadyResponse:
+    async def model_ready(self, request: wire.ModelReadyRequest, caller: Caller) -> wire.ModelReadyResponse:
+        if not caller.principal.sees(request.name):
+            return wire.ModelReadyResponse(ready=False)
         try:
             self._plane.snapshot.resolve(request.name, request.version or None)
         except (NotFound, Unavailable):
             return wire.ModelReadyResponse(ready=False)
         return wire.ModelReadyResponse(ready=True)
 
-    async def server_metadata(self, request: wire.ServerMetadataRequest) -> wire.ServerMetadataResponse:
+    async def server_metadata(self, request: wire.ServerMetadataRequest, caller: Caller) -> wire.ServerMetadataResponse:
         return wire.ServerMetadataResponse(name="keelway", version=__version__, extensions=["model_repository"])
 
-    async def model_metadata(self, request: wire.ModelMetadataRequest) -> wire.ModelMetadataResponse:
+    async def model_metadata(self, request: wire.ModelMetadataRequest, caller: Caller) -> wire.ModelMetadataResponse:
+        check_seen(caller.principal, request.name)
         snapshot = self._plane.snapshot
         model, version = snapshot.model(request.name), snapshot.resolve(request.name, request.version or None)
         return wire.ModelMetadataResponse(
@@ -70,29 +86,44 @@ class Repository:
             },
         )
 
-    async def index(self, request: wire.RepositoryIndexRequest) -> wire.RepositoryIndexResponse:
-        entries = [entry for entry in self._fleet.index() if entry.state == "READY" or not request.ready]
+    async def index(self, request: wire.RepositoryIndexRequest, caller: Caller) -> wire.RepositoryIndexResponse:
+        seen = [entry for entry in self._fleet.index() if caller.principal.sees(entry.name)]
+        entries = [entry for entry in seen if entry.state == "READY" or not request.ready]
         return wire.RepositoryIndexResponse(
             models=[wire.RepositoryIndexResponse.ModelIndex(**entry._asdict()) for entry in entries]
         )
 
-    async def load(self, request: wire.RepositoryModelLoadRequest) -> wire.RepositoryModelLoadResponse:
-        name = self._controlled(request)
+    async def load(self, request: wire.RepositoryModelLoadRequest, caller: Caller) -> wire.RepositoryModelLoadResponse:
+        name = self._controlled(request, caller, "load")
         await self._fleet.load(name)
+        self._audit("load", caller.principal, caller.peer, name)
         return wire.RepositoryModelLoadResponse(model_name=name, is_loaded=True)
 
-    async def unload(self, request: wire.RepositoryModelUnloadRequest) -> wire.RepositoryModelUnloadResponse:
-        name = self._controlled(request)
+    async def unload(
+        self, request: wire.RepositoryModelUnloadRequest, caller: Caller
+    ) -> wire.RepositoryModelUnloadResponse:
+        name = self._controlled(request, caller, "unload")
         await self._fleet.unload(name)
+        self._audit("unload", caller.principal, caller.peer, name)
         return wire.RepositoryModelUnloadResponse(model_name=name, is_unloaded=True)
 
-    def _controlled(self, request: wire.RepositoryModelLoadRequest | wire.RepositoryModelUnloadRequest) -> str:
+    def _controlled(
+        self, request: wire.RepositoryModelLoadRequest | wire.RepositoryModelUnloadRequest, caller: Caller, action: str
+    ) -> str:
         """The model named, in either of the fields that clients put it into."""
+        name: str = request.model_name or request.repository_name
+        if not caller.principal.holds("admin"):
+            self._plane.denied(caller.principal, caller.peer, action, name)
+            raise PermissionDenied("these credentials do not allow that")
         if not self._allow_model_control:
             raise PermissionDenied(
                 "loading and unloading over the network is switched off; start with --allow-model-control"
             )
-        return request.model_name or request.repository_name
+        return name
+
+
+def nobody_is_told(action: str, principal: Principal, peer: Peer, model: str) -> None:
+    """As long as nobody takes note."""
 
 
 def _tensor(spec: TensorSpec) -> wire.ModelMetadataResponse.TensorMetadata:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 from keelway.batching.waiting import Waiting
@@ -16,12 +16,13 @@ from keelway.codecs.json import JSON, OCTETS
 from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.errors import Cancelled, InvalidInput, KeelwayError, NotFound
+from keelway.guard.auth import Authenticator
 from keelway.observe.request_ids import RequestIds
 from keelway.routing.snapshot import ServingSnapshot
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
-from keelway.types import Priority
+from keelway.types import ANONYMOUS, NOBODY, Peer, Principal, Priority
 
 log = logging.getLogger("keelway.rest")
 
@@ -38,7 +39,8 @@ _PRIORITIES = {priority.name.lower().encode(): priority for priority in Priority
 
 
 class Door:
-    """``rest`` answers whatever is no inference. ``closing`` says that connections should not be reused any more."""
+    """``rest`` answers whatever is no inference, and finds in its scope who asks: ``principal``. Anybody may have
+    ``open_paths``. ``closing`` says that connections should not be reused any more."""
 
     def __init__(
         self,
@@ -50,8 +52,12 @@ class Door:
         paths: InferencePaths,
         rest: Application,
         closing: Callable[[], bool],
+        authenticator: Authenticator,
+        open_paths: Collection[str],
     ) -> None:
+        self._open = open_paths
         self._plane = plane
+        self._authenticator = authenticator
         self._max_body_bytes = http.max_body_bytes
         self._request_timeout = limits.request_timeout
         self._origins = origins
@@ -69,13 +75,19 @@ class Door:
         body_of = route.error_body if route is not None else error_body_of(scope["path"])
         try:
             self._origins.check(headers, scope["method"])
+            peer = peer_of(scope)
+            if route is None and scope["path"] in self._open:
+                principal = ANONYMOUS
+            else:
+                principal = await self._authenticator.later(self._authenticator.present(scope["headers"]), peer)
             if route is None:
                 scope["request_id"] = request_id
+                scope["principal"] = principal
                 await self._rest(scope, receive, send)
                 return
             if scope["method"] != "POST":
                 raise HttpRefusal(405, "inference takes POST", ((b"allow", b"POST"),))
-            answer = await self._infer(route, headers, request_id, receive)
+            answer = await self._infer(route, headers, request_id, receive, principal, peer)
         except (KeelwayError, HttpRefusal) as error:
             if isinstance(error, Cancelled):
                 return
@@ -89,7 +101,13 @@ class Door:
         await send({"type": "http.response.body", "body": body})
 
     async def _infer(
-        self, route: InferenceRoute, headers: Mapping[bytes, bytes], request_id: str, receive: Receive
+        self,
+        route: InferenceRoute,
+        headers: Mapping[bytes, bytes],
+        request_id: str,
+        receive: Receive,
+        principal: Principal,
+        peer: Peer,
     ) -> Answer:
         plane = self._plane
         check_media(headers)
@@ -115,7 +133,9 @@ class Door:
                     request_id,
                     deadline,
                     header_length,
-                    priority=priority,
+                    principal,
+                    priority,
+                    peer,
                 )
             )
             return answer if isinstance(answer, Answer) else await _while_connected(answer, receive)
@@ -147,6 +167,12 @@ class Door:
         # A body is read to its end and forgotten, within reason, so that a caller that is still sending hears why
         # instead of seeing its connection break.
         return HttpRefusal(413, f"the body is larger than {self._max_body_bytes} bytes", headers)
+
+
+def peer_of(scope: Scope) -> Peer:
+    """Who is at the other end of the connection; it has told the scope (``keelway.edge.protocol``)."""
+    peer: Peer = scope.get("state", {}).get("peer", NOBODY)
+    return peer
 
 
 def only_model(snapshot: ServingSnapshot) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from keelway.errors import ErrorCode, KeelwayError
+from keelway.errors import ErrorCode, KeelwayError, Unauthenticated
 
 #: The status of each error code. A test says that it is complete.
 STATUS: Final[Mapping[ErrorCode, int]] = {
@@ -32,6 +32,10 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.UNAVAILABLE: 503,
     ErrorCode.DEADLINE_EXCEEDED: 504,
 }
+
+#: RFC 6750, 3: who has shown nothing is told how, who has shown something that it does not hold.
+_CHALLENGE: Final = b'Bearer realm="keelway"'
+_INVALID: Final = _CHALLENGE + b', error="invalid_token"'
 
 ErrorBody = Callable[[int, str, KeelwayError | None, str], tuple[bytes, bytes]]
 
@@ -97,7 +101,8 @@ def error_reply(
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
         if status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
+            presented = isinstance(error, Unauthenticated) and error.presented
+            headers.append((b"www-authenticate", _INVALID if presented else _CHALLENGE))
     content, media_type = body(status, error.message, known, request_id)
     headers += [
         (b"content-type", media_type),

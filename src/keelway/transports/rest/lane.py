@@ -7,6 +7,7 @@ says what is wrong with it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.fast_lane import Headers, Reply
 from keelway.errors import Cancelled, KeelwayError
 from keelway.guard.admission import overloaded
+from keelway.guard.auth import Authenticator, Credentials, NotYet
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.rest.door import (
     check_media,
@@ -28,7 +30,7 @@ from keelway.transports.rest.door import (
 from keelway.transports.rest.errors import HttpRefusal, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
-from keelway.types import Priority
+from keelway.types import Peer, Principal, Priority
 
 Replied = Callable[[Reply | None], None]
 
@@ -47,6 +49,7 @@ class Opening(NamedTuple):
     header_length: int | None
     priority: Priority
     length: int
+    credentials: Credentials
 
 
 class InferenceLane:
@@ -61,8 +64,10 @@ class InferenceLane:
         ids: RequestIds,
         paths: InferencePaths,
         closing: Callable[[], bool],
+        authenticator: Authenticator,
     ) -> None:
         self.plane = plane
+        self.authenticator = authenticator
         self.ids = ids
         self._max_body_bytes = http.max_body_bytes
         self._request_timeout = limits.request_timeout
@@ -87,12 +92,22 @@ class InferenceLane:
             self._verdicts[key] = opening
         return opening
 
-    def open(self, verdict: Opening) -> InferenceExchange | Refusal:
-        """Takes a permit, if there is one."""
+    def open(self, verdict: Opening, peer: Peer) -> InferenceExchange | Refusal | Introduction:
+        """Takes a permit, if there is one, for a caller who is known."""
+        try:
+            principal = self.authenticator.principal(verdict.credentials, peer)
+        except KeelwayError as error:
+            return Refusal(self, verdict, error)
+        except NotYet:
+            return Introduction(self, verdict, peer)
+        return self.enter(verdict, principal, peer)
+
+    def enter(self, verdict: Opening, principal: Principal, peer: Peer) -> InferenceExchange | Refusal:
+        """What ``open`` does, for a caller who is known."""
         if not self.plane.admission.try_enter(verdict.priority):
             # Under overload most requests come here: to refuse one must cost less than to answer it.
-            return Refusal(self, verdict)
-        return InferenceExchange(self, verdict, self.plane.clock.monotonic() + verdict.seconds)
+            return Refusal(self, verdict, None)
+        return InferenceExchange(self, verdict, self.plane.clock.monotonic() + verdict.seconds, principal, peer)
 
     def _judge(self, target: bytes, headers: Headers) -> Opening | None:
         if b"%" in target or b"?" in target or not target.isascii():
@@ -106,8 +121,14 @@ class InferenceLane:
         try:
             self._origins.check(given, "POST")
             check_media(given)
-            seconds = timeout_of(given, self._request_timeout)
-            return Opening(route, seconds, header_length_of(given), priority_of(given), int(given[b"content-length"]))
+            return Opening(
+                route,
+                timeout_of(given, self._request_timeout),
+                header_length_of(given),
+                priority_of(given),
+                int(given[b"content-length"]),
+                self.authenticator.present(headers),
+            )
         except (KeelwayError, HttpRefusal):
             return None
 
@@ -117,21 +138,68 @@ class InferenceLane:
 
 
 class Refusal:
-    """A request for which no permit is left. Its body is read, so that the caller hears why, and forgotten."""
+    """A request that is refused for its head with ``error``; ``None``: because no permit is left. Its body is read, so
+    that the caller hears why, and forgotten."""
 
-    __slots__ = ("_lane", "_opening")
+    __slots__ = ("_error", "_lane", "_opening")
 
-    def __init__(self, lane: InferenceLane, opening: Opening) -> None:
+    def __init__(self, lane: InferenceLane, opening: Opening, error: KeelwayError | None) -> None:
         self._lane = lane
         self._opening = opening
+        self._error = error
 
     def answer(self, body: bytes, replied: Replied) -> Reply:
-        error, route = overloaded(), self._opening.route
-        self._lane.plane.refused(route.transport, error)
+        error, route = self._error, self._opening.route
+        if error is None:
+            error = overloaded()
+            self._lane.plane.refused(route.transport, error)
+        else:
+            self._lane.plane.turned_away(route.transport, error)
         return Reply(*error_reply(error, route.error_body, self._lane.ids.next()))
 
     def abandon(self) -> None:
         """It holds nothing."""
+
+
+class Introduction:
+    """A request of a caller who is not known without waiting. It holds nothing but its body until that is settled."""
+
+    __slots__ = ("_inner", "_lane", "_opening", "_peer", "_task")
+
+    def __init__(self, lane: InferenceLane, opening: Opening, peer: Peer) -> None:
+        self._lane = lane
+        self._opening = opening
+        self._peer = peer
+        self._task: asyncio.Task[None] | None = None
+        self._inner: Waiting[Answer] | None = None
+
+    def answer(self, body: bytes, replied: Replied) -> Introduction:
+        self._task = asyncio.get_running_loop().create_task(self._introduced(body, replied))
+        return self
+
+    def abandon(self) -> None:
+        """It holds nothing."""
+
+    def cancel(self, msg: object = None) -> bool:
+        """As of what it waits for."""
+        return self._inner.cancel(msg) if self._inner is not None else self._task is not None and self._task.cancel(msg)
+
+    async def _introduced(self, body: bytes, replied: Replied) -> None:
+        lane, opening = self._lane, self._opening
+        exchange: InferenceExchange | Refusal
+        try:
+            principal = await lane.authenticator.later(opening.credentials, self._peer)
+            exchange = lane.enter(opening, principal, self._peer)
+        except KeelwayError as error:
+            exchange = Refusal(lane, opening, error)
+        except asyncio.CancelledError:
+            replied(None)
+            raise
+        answer = exchange.answer(body, replied)
+        if isinstance(answer, Reply):
+            replied(answer)
+        else:
+            self._inner = answer
 
 
 def _nobody(reply: Reply | None) -> None:
@@ -141,9 +209,13 @@ def _nobody(reply: Reply | None) -> None:
 class InferenceExchange:
     """One request in flight. It holds a permit until it is answered, settled or abandoned."""
 
-    __slots__ = ("_deadline", "_lane", "_opening", "_replied", "_request_id")
+    __slots__ = ("_deadline", "_lane", "_opening", "_peer", "_principal", "_replied", "_request_id")
 
-    def __init__(self, lane: InferenceLane, opening: Opening, deadline: float) -> None:
+    def __init__(
+        self, lane: InferenceLane, opening: Opening, deadline: float, principal: Principal, peer: Peer
+    ) -> None:
+        self._principal = principal
+        self._peer = peer
         self._lane = lane
         self._opening = opening
         self._deadline = deadline
@@ -151,7 +223,8 @@ class InferenceExchange:
 
     def answer(self, body: bytes, replied: Replied) -> Reply | Waiting[Answer]:
         plane = self._lane.plane
-        route, _, header_length, priority, _ = self._opening
+        opening = self._opening
+        route = opening.route
         self._request_id = request_id = self._lane.ids.next()
         try:
             model = route.model or only_model(plane.snapshot)
@@ -164,8 +237,10 @@ class InferenceExchange:
                     route.transport,
                     request_id,
                     self._deadline,
-                    header_length,
-                    priority=priority,
+                    opening.header_length,
+                    self._principal,
+                    opening.priority,
+                    self._peer,
                 )
             )
         except KeelwayError as error:

@@ -5,7 +5,7 @@ Thin: each handler asks the fleet or the snapshot and writes down the answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -20,13 +20,16 @@ from starlette.routing import Route
 from keelway import __version__
 from keelway.dataplane import DataPlane
 from keelway.errors import Cancelled, KeelwayError, PayloadTooLarge, PermissionDenied
+from keelway.guard.scopes import check_seen
 from keelway.hosting.fleet import Fleet
 from keelway.observe.metrics import ServingMetrics
 from keelway.routing.snapshot import ServedModel, ServedVersion
 from keelway.transports.rest.docs_page import docs_page
+from keelway.transports.rest.door import peer_of
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.openapi import openapi_document
-from keelway.types import TensorSpec
+from keelway.transports.rest.openapi_security import secured
+from keelway.types import Peer, Principal, TensorSpec
 
 #: Largest body of a route that is no inference, in bytes: a few options at most.
 _LARGEST_BODY = 64 * 1024
@@ -34,6 +37,8 @@ _LARGEST_BODY = 64 * 1024
 
 #: Collects the metrics of several workers. Raises ``Unavailable`` if that cannot be done in time.
 Scrape = Callable[[], Awaitable[CollectorRegistry]]
+#: Takes note of what was done: the action, by whom, from where, to which model.
+Done = Callable[[str, Principal, Peer, str], None]
 
 
 def json_response(document: Any, status: int = 200) -> Response:
@@ -42,7 +47,8 @@ def json_response(document: Any, status: int = 200) -> Response:
 
 class Service:
     """``ready`` says whether the server is: its models are there and it has not been told to stop. ``scrape`` collects
-    the metrics of several workers; without it those are shown that are given."""
+    the metrics of several workers; without it those are shown that are given. ``methods`` are those by which
+    callers prove who they are; ``audit`` is told what was done to models, and by whom."""
 
     def __init__(
         self,
@@ -53,8 +59,12 @@ class Service:
         allow_model_control: bool,
         ready: Callable[[], bool],
         scrape: Scrape | None = None,
+        methods: Sequence[str] = (),
+        audit: Done = lambda action, principal, peer, target: None,
     ) -> None:
         self._plane = plane
+        self._secured = methods
+        self._audit = audit
         self._scrape = scrape
         self._fleet = fleet
         self._metrics = metrics
@@ -128,8 +138,7 @@ class Service:
 
     async def models(self, request: Request) -> Response:
         """The models served, with their versions and features, for people."""
-        models = self._plane.snapshot.models.values()
-        return json_response({"models": [model_document(model) for model in models]})
+        return json_response({"models": [model_document(model) for model in self._seen(request)]})
 
     async def model_status(self, request: Request) -> Response:
         """TensorFlow Serving's model status and KServe V1's readiness in one document."""
@@ -144,20 +153,34 @@ class Service:
 
     async def index(self, request: Request) -> Response:
         only_ready = (await _json_object(request)).get("ready") is True
-        entries = [entry._asdict() for entry in self._fleet.index()]
+        sees = _principal(request).sees
+        entries = [entry._asdict() for entry in self._fleet.index() if sees(entry.name)]
         return json_response([entry for entry in entries if entry["state"] == "READY" or not only_ready])
 
     async def load(self, request: Request) -> Response:
-        await self._controlled(request)
+        await self._controlled(request, "load")
         await self._fleet.load(request.path_params["model"])
+        self._done(request, "load")
         return json_response({})
 
     async def unload(self, request: Request) -> Response:
-        await self._controlled(request)
+        await self._controlled(request, "unload")
         await self._fleet.unload(request.path_params["model"])
+        self._done(request, "unload")
         return json_response({})
 
-    async def _controlled(self, request: Request) -> None:
+    def _done(self, request: Request, action: str) -> None:
+        self._audit(action, _principal(request), peer_of(request.scope), request.path_params["model"])
+
+    def _demand(self, request: Request, scope: str, action: str, target: str = "") -> None:
+        """``PermissionDenied`` unless the caller has ``scope``."""
+        principal = _principal(request)
+        if not principal.holds(scope):
+            self._plane.denied(principal, peer_of(request.scope), action, target)
+            raise PermissionDenied("these credentials do not allow that")
+
+    async def _controlled(self, request: Request, action: str) -> None:
+        self._demand(request, "admin", action, request.path_params["model"])
         await _json_object(request)
         if not self._allow_model_control:
             raise PermissionDenied(
@@ -167,6 +190,7 @@ class Service:
     # Metrics and documentation
 
     async def metrics(self, request: Request) -> Response:
+        self._demand(request, "metrics", "metrics")
         registry = await self._scrape() if self._scrape else self._metrics.registry
         if "application/openmetrics-text" in request.headers.get("accept", ""):
             content = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
@@ -174,7 +198,7 @@ class Service:
         return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def openapi(self, request: Request) -> Response:
-        return json_response(openapi_document(list(self._plane.snapshot.models.values())))
+        return json_response(secured(openapi_document(self._seen(request)), self._secured))
 
     async def docs(self, request: Request) -> Response:
         return docs_page(request)
@@ -182,10 +206,22 @@ class Service:
     async def root(self, request: Request) -> Response:
         return RedirectResponse("/docs")
 
+    def _seen(self, request: Request) -> list[ServedModel]:
+        """The models that the caller may know of."""
+        sees = _principal(request).sees
+        return [model for model in self._plane.snapshot.models.values() if sees(model.name)]
+
     def _find(self, request: Request) -> tuple[ServedModel, ServedVersion]:
         name = request.path_params["model"]
+        check_seen(_principal(request), name)
         snapshot = self._plane.snapshot
         return snapshot.model(name), snapshot.resolve(name, request.path_params.get("version"))
+
+
+def _principal(request: Request) -> Principal:
+    """Who asks; the door has found out."""
+    principal: Principal = request.scope["principal"]
+    return principal
 
 
 def tensor_document(spec: TensorSpec) -> dict[str, Any]:

@@ -1,0 +1,132 @@
+"""The settings of authentication and of the audit log: sections of ``keelway.config``, which says how they are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+_Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+#: What a setting that is a secret, or may hold one, is marked by.
+SECRET = {"secret": True}
+
+
+class Discreet(msgspec.Struct, frozen=True):
+    """A section whose secrets are not shown where it is printed."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> Any:
+        for field in msgspec.structs.fields(type(self)):
+            value = getattr(self, field.name)
+            extra = getattr(msgspec.inspect.type_info(field.type), "extra", None) or {}
+            yield field.name, "***" if value and extra.get("secret") else value
+
+
+class AuthSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    key_secret: Annotated[
+        str,
+        Meta(
+            description="Secret of at least 32 bytes that API keys are hashed with; with it, callers may prove "
+            "themselves by the keys of the registry. `keelway keys secret` makes one.",
+            extra=SECRET,
+        ),
+    ] = ""
+    key_secret_file: Annotated[str, Meta(description="File with that secret, instead of the secret itself.")] = ""
+    require: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="What a caller has to show, all of it: `key`, `jwt`, `mtls`. The first says who asks and what "
+            "is allowed. Empty: one of those that are configured, whichever."
+        ),
+    ] = ()
+    public: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="What anybody may read without credentials: `metrics`; `docs`, which name the models and their "
+            "features. Health probes always."
+        ),
+    ] = ()
+    mtls: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="What a client certificate is worth: `IDENTITY -> SCOPE SCOPE`, such as "
+            "`DNS:batch.internal -> predict:*`; the first that fits counts, `*` stands for anything. Identities are "
+            "`CN=…`, `DNS:…`, `URI:…`."
+        ),
+    ] = ()
+    max_failures: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Attempts a minute with credentials that do not hold, from one address (of IPv6: one /64); "
+            "beyond it 429 for credentials that are not known to hold yet.",
+        ),
+    ] = 20
+
+    @property
+    def keys(self) -> bool:
+        """Whether API keys are asked for."""
+        return bool(self.key_secret or self.key_secret_file)
+
+
+class JwtSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    algorithms: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Signatures that are accepted: `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512`, `ES256`, "
+            "`ES384`, `ES512`, `EdDSA`; `HS256`, `HS384`, `HS512` with `jwt.secret`."
+        ),
+    ] = ("RS256", "ES256", "EdDSA")
+    issuer: Annotated[str, Meta(description="What the claim `iss` must be. Needed for tokens.")] = ""
+    audience: Annotated[
+        tuple[str, ...], Meta(description="One of these must be in the claim `aud`. Needed for tokens.")
+    ] = ()
+    secret: Annotated[str, Meta(description="Secret of at least 32 bytes of HS256, HS384 and HS512.", extra=SECRET)] = (
+        ""
+    )
+    secret_file: Annotated[str, Meta(description="File with that secret, instead of the secret itself.")] = ""
+    key_file: Annotated[str, Meta(description="PEM file of the public key that tokens are signed for.")] = ""
+    jwks_url: Annotated[
+        str,
+        Meta(description="Where the issuer publishes its public keys: `https://…`, or `http://…` on loopback."),
+    ] = ""
+    jwks_timeout: Annotated[_Seconds, Meta(description="Seconds that fetching the keys may take.")] = 5.0
+    jwks_ttl: Annotated[
+        _Seconds, Meta(description="Seconds after which the keys are fetched again. Until that succeeds the old count.")
+    ] = 300.0
+    jwks_pause: Annotated[
+        _Seconds,
+        Meta(description="Least seconds between two fetches, however many tokens name a key that is not known."),
+    ] = 10.0
+    leeway: Annotated[
+        float, Meta(ge=0, le=300, description="Seconds by which the clocks of issuer and server may differ.")
+    ] = 10.0
+    scopes_claim: Annotated[str, Meta(description="Claim with the scopes: words in one string, or a list of them.")] = (
+        "scope"
+    )
+    scopes_prefix: Annotated[
+        str, Meta(description="What scopes for this server begin with, such as `keelway:`; others are not looked at.")
+    ] = ""
+    tenant_claim: Annotated[
+        str,
+        Meta(description="Claim with the tenant. Tenants never get each other's cached answers. Empty: no tenants."),
+    ] = ""
+    max_bytes: Annotated[int, Meta(ge=256, description="Longest token that is looked at, in bytes.")] = 8192
+
+    @property
+    def configured(self) -> bool:
+        """Whether tokens are accepted."""
+        return bool(self.secret or self.secret_file or self.key_file or self.jwks_url)
+
+
+class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    file: Annotated[
+        str,
+        Meta(
+            description="JSON Lines file for what matters later: who loaded and unloaded models, which keys came and "
+            "went, failed attempts and refusals. Never a credential. Empty: not written."
+        ),
+    ] = ""

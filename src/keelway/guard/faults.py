@@ -1,0 +1,77 @@
+"""What can be wrong with credentials, and how often an address may show some that are.
+
+The reasons are for the metrics and the audit log. A caller hears only that its credentials do not hold: which part of
+them does not is nobody's business who cannot prove them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+#: Why a caller is not let in, or not to what it asks for.
+REASONS: Final = (
+    "missing",  # no credentials, or not all that are required
+    "malformed",  # nothing that credentials look like
+    "conflict",  # more than one, and not the same
+    "key",  # no such key, or not its secret
+    "expired",
+    "signature",  # not signed by whom it should be, or not in a way that is allowed
+    "claims",  # signed, and not for this server or not now
+    "signing_keys",  # the issuer's keys are not known
+    "limited",  # the address has failed too often, and this was not looked at
+    "scope",  # known, and not allowed
+)
+
+#: Seconds for which failures are counted, and the most addresses that are remembered.
+_WINDOW: Final = 60.0
+_ADDRESSES: Final = 10_000
+
+
+class CredentialFault(Exception):
+    """Credentials that do not hold. ``reason`` is one of ``REASONS``."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class AttemptLimit:
+    """Counts failures by address, for a bounded number of addresses: beyond it, those that failed longest ago are
+    forgotten. ``monotonic`` is in seconds."""
+
+    def __init__(self, most: int, monotonic: Callable[[], float], addresses: int = _ADDRESSES) -> None:
+        self._most = most
+        self._now = monotonic
+        self._addresses = addresses
+        self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def wait(self, address: str) -> float:
+        """Seconds until ``address`` may try again; 0 if it may now."""
+        if not self._failures:
+            return 0.0
+        since, count = self._failures.get(block_of(address), (0.0, 0))
+        return max(0.0, since + _WINDOW - self._now()) if count >= self._most else 0.0
+
+    def failed(self, address: str) -> int:
+        """Count a failure; how many there have been since the first within a minute."""
+        block, now = block_of(address), self._now()
+        since, count = self._failures.pop(block, (now, 0))
+        if now - since >= _WINDOW:
+            since, count = now, 0
+        self._failures[block] = (since, count + 1)
+        if len(self._failures) > self._addresses:
+            self._failures.popitem(last=False)
+        return count + 1
+
+
+def block_of(address: str) -> str:
+    """Who is counted as one: an address of IPv4, and of IPv6 the network that one customer has."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ip_network((ip_address(address.partition("%")[0]), 64), strict=False))
+    except ValueError:
+        return address
