@@ -17,7 +17,12 @@ EVERY_SETTING = pytest.mark.parametrize(
 )
 
 #: Settings whose values are checked against a pattern or may be 0: setting -> another valid value than the default.
-OTHERS: dict[str, Any] = {"logs.level": "warning", "logs.format": "text", "cache.jitter": 0.5}
+OTHERS: dict[str, Any] = {
+    "tls.client_certificates": "optional",
+    "logs.level": "warning",
+    "logs.format": "text",
+    "cache.jitter": 0.5,
+}
 #: Seconds that may be none at all.
 MAY_BE_0 = {"leeway", "drain_delay", "negative_ttl", "lease_wait", "max_queue_delay", "warm_up_seconds"}
 
