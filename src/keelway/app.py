@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import uvicorn
 
 from keelway.clock import Clock, SystemClock
 from keelway.codecs.rows import RowCodec
@@ -29,8 +28,9 @@ from keelway.edge.accepting import Berth, Place
 from keelway.edge.listening import Addresses, address_of, bind, resolve, split_address
 from keelway.edge.preface import port_factory
 from keelway.edge.protocol import sweep_forever
-from keelway.edge.server import EdgeServer
+from keelway.edge.server import EdgeServer, server_config
 from keelway.edge.tls import Certificates, certificates
+from keelway.edge.uvicorn_parts import Config
 from keelway.guard.admission import Admission
 from keelway.hosting.caching import answer_cache
 from keelway.hosting.callers import Callers
@@ -331,7 +331,7 @@ class App:
             loop.remove_signal_handler(signal.SIGTERM)
             loop.remove_signal_handler(signal.SIGINT)
 
-    def _uvicorn_config(self) -> uvicorn.Config:
+    def _uvicorn_config(self) -> Config:
         settings = self.settings
         service = Service(
             self._plane,
@@ -355,21 +355,8 @@ class App:
         lane = InferenceLane(*common, draining, authenticator)
         opened = open_paths(settings.auth.public)
         door = Door(*common, service.application, draining, authenticator, opened)
-        return uvicorn.Config(
-            door,
-            http=port_factory(lane, self._calls(), settings.http, self._clock),  # type: ignore[arg-type]
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            # With the date, which both ways of answering have ready as bytes: it costs no request anything.
-            headers=[("x-content-type-options", "nosniff")],
-            proxy_headers=False,
-            # Uvicorn's types ask for whole seconds; asyncio, which gets them, takes fractions.
-            timeout_keep_alive=settings.http.keep_alive_timeout,  # type: ignore[arg-type]
-            timeout_graceful_shutdown=settings.serving.drain_timeout,  # type: ignore[arg-type]
-        )
+        protocols = port_factory(lane, self._calls(), settings.http, self._clock)
+        return server_config(door, protocols, settings.http, settings.serving.drain_timeout)
 
     def _publish(self, snapshot: ServingSnapshot) -> None:
         if snapshot.keys is not self._plane.snapshot.keys:

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from uvicorn.server import ServerState
-
 from keelway.clock import Clock
 from keelway.config import HttpSettings
 from keelway.edge.fast_lane import FastLaneProtocol, Lane, Shared
@@ -21,6 +19,7 @@ from keelway.edge.http2.application import Application
 from keelway.edge.http2.connection import Http2Connection
 from keelway.edge.http2.frames import PREFACE
 from keelway.edge.protocol import BUSY
+from keelway.edge.uvicorn_parts import ServerState
 
 
 class FirstLook(asyncio.Protocol):

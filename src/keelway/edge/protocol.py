@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from keelway.clock import Clock
 from keelway.config import HttpSettings
 from keelway.edge.peers import peer_of
+from keelway.edge.uvicorn_parts import FlowControl, HttpToolsProtocol, RequestResponseCycle
 from keelway.types import NOBODY
 
 log = logging.getLogger("keelway.edge")

@@ -9,20 +9,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import uvicorn
-
 from keelway.config import HttpSettings
 from keelway.edge.accepting import Acceptor, Place
 from keelway.edge.http2.connection import Http2Connection
+from keelway.edge.uvicorn_parts import Config, Server
 
 
-class EdgeServer(uvicorn.Server):
+class EdgeServer(Server):
     """Uvicorn without its signal handlers: the app drains in its own order. With a ``place`` the connections come from
     there, over TLS if there is a ``context``, and uvicorn is given no socket; ``early``: from the start on."""
 
     def __init__(
         self,
-        config: uvicorn.Config,
+        config: Config,
         settings: HttpSettings,
         place: Place | None = None,
         *,
@@ -80,3 +79,24 @@ class EdgeServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def server_config(
+    application: Callable[..., Any], protocols: Callable[..., Any], settings: HttpSettings, drain_timeout: float
+) -> Config:
+    """For ``EdgeServer``: ``application`` is of ASGI, ``protocols`` makes the protocol of each connection."""
+    return Config(
+        application,
+        http=protocols,  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # With the date, which both ways of answering have ready as bytes: it costs no request anything.
+        headers=[("x-content-type-options", "nosniff")],
+        proxy_headers=False,
+        # Uvicorn's types ask for whole seconds; asyncio, which gets them, takes fractions.
+        timeout_keep_alive=settings.keep_alive_timeout,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=drain_timeout,  # type: ignore[arg-type]
+    )
