@@ -107,7 +107,7 @@ def test_nvidias_client(secured: Secured) -> None:
 
 
 def test_javascript(secured: Secured) -> None:
-    opened = process_clients.javascript(secured.addresses, "typed", secured.certificate)
+    opened = process_clients.javascript(secured.addresses._replace(trust=secured.certificate), "typed")
     with contextlib.closing(opened) as client:
         assert client.model_ready("sums", "2.0.0")
 
