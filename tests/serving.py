@@ -39,7 +39,7 @@ from keelway.contract.constraints import Policy
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.errors import NotFound
 from keelway.hosting.sources import Opened, Release, Wanted
-from keelway.ports import Runtime, RuntimeOptions
+from keelway.ports import KeySource, Runtime, RuntimeOptions
 from keelway.runtimes.onnx import OnnxRuntime
 from keelway.testing import FakeRuntime
 from keelway.types import Array, TensorSpec
@@ -230,7 +230,14 @@ class Server:
     """A server in a thread, for ``with``. ``settings`` are sections of the settings: ``http={"max_rows": 3}``. With
     ``context`` it is asked over TLS."""
 
-    def __init__(self, source: Any, context: ssl.SSLContext | None = None, **settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        source: Any,
+        context: ssl.SSLContext | None = None,
+        *,
+        keys: KeySource | None = None,
+        **settings: Mapping[str, Any],
+    ) -> None:
         self.port = free_port()
         sections = {
             "registry": {"poll_interval": 0.02},
@@ -241,7 +248,7 @@ class Server:
         sections["http"] = {"address": f"127.0.0.1:{self.port}", **settings.get("http", {})}
         self.context = context
         self.url = f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
-        self.app = App(load_settings(None, {}, sections), source)
+        self.app = App(load_settings(None, {}, sections), source, keys=keys)
         #: Host and port of gRPC, where ``grpc={"address": "127.0.0.1:0"}`` asks for it and once it is ready.
         self.grpc = ""
         self.error: BaseException | None = None

@@ -89,6 +89,7 @@ class App:
         self._ids = RequestIds()
         self._callers = Callers(settings, self._clock, self._metrics, keys, self._fleet.renew_keys)
         self._plane.denied = self._callers.denied
+        self._open_paths = open_paths(settings.auth.public)
         self._grpc_lane: GrpcLane | None = None
         self._grpc: GrpcServer | None = None
         self._tls: Certificates | None = None
@@ -353,8 +354,7 @@ class App:
         authenticator = self._callers.authenticator
         common = (self._plane, settings.http, settings.limits, origins, self._ids, paths)
         lane = InferenceLane(*common, draining, authenticator)
-        opened = open_paths(settings.auth.public)
-        door = Door(*common, service.application, draining, authenticator, opened)
+        door = Door(*common, service.application, draining, authenticator, self._open_paths)
         protocols = port_factory(lane, self._calls(), settings.http, self._clock)
         return server_config(door, protocols, settings.http, settings.serving.drain_timeout)
 

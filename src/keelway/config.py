@@ -75,6 +75,16 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         PositiveSeconds, Meta(description="Seconds a client may take to send a body; beyond it 408.")
     ] = 30.0
     keep_alive_timeout: Annotated[PositiveSeconds, Meta(description="Seconds an idle connection is kept open.")] = 75.0
+    busy_poll_us: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Microseconds to look for the next request behind an answer that came alone, before the "
+            "process sleeps: awakening takes longer than a request. It is done while it pays, and not by workers "
+            "that share a CPU. 0: sleep at once.",
+        ),
+    ] = 100.0
     max_connections: Annotated[
         PositiveInt, Meta(description="Open connections accepted at once; more are closed at once.")
     ] = 4096

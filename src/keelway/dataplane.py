@@ -102,7 +102,8 @@ class _Sharing(NamedTuple):
 
 
 class DataPlane:
-    """``snapshot`` is replaced whole by the hosting side; a request that has read it keeps the one it read."""
+    """``snapshot`` is replaced whole by the hosting side; a request that has read it keeps the one it read. ``denied``
+    says why a principal may not do what it asks for; whoever sets it takes note."""
 
     def __init__(
         self,
@@ -115,7 +116,6 @@ class DataPlane:
         self.snapshot = ServingSnapshot()
         self.admission = admission
         self.clock = clock
-        #: Why a principal, by that peer, may not do that with that model. Whoever sets it takes note.
         self.denied: Callable[[Principal, Peer, str, str], KeelwayError] = forbidden
         self._metrics = metrics
         self._records = records
@@ -140,9 +140,8 @@ class DataPlane:
         self._metrics.of().answered(transport, error.code, 0.0)
 
     def infer(self, call: InferenceCall) -> Answer | Waiting[Answer]:
-        """Answer an admitted call. Raises ``KeelwayError`` only; any other exception of a stage becomes one.
-
-        The caller has taken a permit with ``admission.enter`` before it read the body, and gives it back."""
+        """Answer an admitted call. Raises ``KeelwayError`` only; any other exception of a stage becomes one. The caller
+        has taken a permit with ``admission.enter`` before it read the body, and gives it back."""
         self._count += 1
         now = self.clock.monotonic
         started = now()

@@ -14,6 +14,7 @@ from tests.docs.walkthrough import Reader, compare, same, steps
 TUTORIAL = DOCS / "tutorial.md"
 #: How-to pages that go on in the folder of the tutorial. The others begin in an empty one.
 AFTER_THE_TUTORIAL = {
+    "authenticate-callers.md",
     "cache-answers.md",
     "call-from-existing-clients.md",
     "call-from-python.md",

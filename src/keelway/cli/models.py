@@ -15,6 +15,7 @@ from keelway.cli.options import (
     PrivateKeyOption,
     StoreOption,
     WhyOption,
+    api_key,
     open_blobs,
     open_registry,
     registry_settings,
@@ -191,7 +192,7 @@ def _served_by(url: str, tls: Tls, version: ModelVersion) -> dict[str, Any]:
     from keelway.cli.remote import Server
     from keelway.errors import FailedPrecondition
 
-    served = Server(url, 10.0, tls).get(f"/v1/models/{version.model}")
+    served = Server(url, 10.0, tls, api_key(None)).get(f"/v1/models/{version.model}")
     if served["version"] != version.version:
         raise FailedPrecondition(
             f"that server answers with version {served['version']}",

@@ -34,6 +34,12 @@ PrivateKeyOption = Annotated[
     str | None, typer.Option("--private-key", metavar="FILE", help="The key of --certificate.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-key-file", metavar="FILE", help="File with the API key for a server; default: KEELWAY_API_KEY."
+    ),
+]
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the history.")]
 
 
@@ -59,6 +65,21 @@ def open_blobs(settings: Settings) -> BlobStore:
     from keelway.artifacts.blobs import BlobStore
 
     return BlobStore.open(settings.registry.artifacts_url)
+
+
+def api_key(file: Path | None) -> str:
+    """The API key to call a server with: of ``file``, else of the environment, else none. Never of the command line,
+    which every user of the machine can read."""
+    import os
+
+    from keelway.errors import FailedPrecondition
+
+    if file is None:
+        return os.environ.get("KEELWAY_API_KEY", "").strip()
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise FailedPrecondition("the file of --api-key-file cannot be read", field="api-key-file") from None
 
 
 def whoami() -> str:

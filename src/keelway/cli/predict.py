@@ -19,8 +19,10 @@ from keelway.cli.options import (
     CertificateOption,
     ConfigOption,
     JsonOption,
+    KeyFileOption,
     PrivateKeyOption,
     StoreOption,
+    api_key,
     registry_settings,
 )
 from keelway.cli.output import print_json, print_table
@@ -56,6 +58,7 @@ def predict(
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.01, help="Seconds to wait for a server's answer.")
     ] = 60.0,
+    api_key_file: KeyFileOption = None,
     ca_certificate: CaCertificateOption = None,
     certificate: CertificateOption = None,
     private_key: PrivateKeyOption = None,
@@ -75,7 +78,7 @@ def predict(
 
     rows = read_rows(input_)
     if model.startswith(("http://", "https://")):
-        predictor = remote(model, timeout, Tls(ca_certificate, certificate, private_key))
+        predictor = remote(model, timeout, Tls(ca_certificate, certificate, private_key), api_key(api_key_file))
     else:
         predictor = local(model, store, artifacts, config, trust_type or (), allow_python or ())
     with predictor as (features, answer):
@@ -92,7 +95,7 @@ def predict(
 
 
 @contextmanager
-def remote(url: str, timeout: float, tls: Tls) -> Iterator[tuple[Mapping[str, str], Predict]]:
+def remote(url: str, timeout: float, tls: Tls, key: str = "") -> Iterator[tuple[Mapping[str, str], Predict]]:
     """The features (name to datatype) and the predict call of a model on a server."""
     from urllib.parse import urlsplit
 
@@ -100,7 +103,7 @@ def remote(url: str, timeout: float, tls: Tls) -> Iterator[tuple[Mapping[str, st
     from keelway.errors import NotFound
 
     parts = urlsplit(url)
-    server = Server(f"{parts.scheme}://{parts.netloc}", timeout, tls)
+    server = Server(f"{parts.scheme}://{parts.netloc}", timeout, tls, key)
     served = server.get("/v1/models")["models"]
     name = parts.path.strip("/")
     chosen = [model for model in served if name in ("", model["name"])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -41,9 +42,13 @@ class Tls(NamedTuple):
 
 
 class Server:
-    """A server at ``base`` (``http://host:port``). ``timeout`` in seconds holds for each call, ``tls`` for https."""
+    """A server at ``base`` (``http://host:port``). ``timeout`` in seconds holds for each call, ``tls`` for https;
+    ``key`` is the API key that goes with it, to this server alone and to none that it may lead to."""
 
-    def __init__(self, base: str, timeout: float, tls: Tls) -> None:
+    def __init__(self, base: str, timeout: float, tls: Tls, key: str = "") -> None:
+        if not key.isascii() or not key.isprintable():
+            raise InvalidInput("the API key is none", field="api-key")
+        self._key = key
         if not base.startswith(("http://", "https://")):
             raise InvalidInput("an address starts with http:// or https://", hint="such as http://127.0.0.1:8080")
         self._base = base.rstrip("/")
@@ -82,11 +87,14 @@ class Server:
             ) from None
 
     def _call(self, request: Request) -> Any:
+        if self._key:
+            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         try:
             with self._open(request) as answer:
                 return json.load(answer)
         except HTTPError as error:
-            raise KeelwayError(f"the server refused ({error.code}): {_detail(error)}") from None
+            hint = "set KEELWAY_API_KEY, or --api-key-file" if error.code == HTTPStatus.UNAUTHORIZED else None
+            raise KeelwayError(f"the server refused ({error.code}): {_detail(error)}", hint=hint) from None
         except (URLError, OSError) as error:
             self._check_trust(error)
             raise Unavailable(

@@ -29,7 +29,8 @@ class ClientOptions(TypedDict, total=False):
     ``resend``: whether a request whose connection broke under way is sent again (yes; a prediction changes nothing on
     the server). ``max_connections``: connections open at once (32); over gRPC one carries many calls, and more are
     opened from 100 calls on. ``max_answer_bytes``: largest answer that is read (256 MiB). ``token``: sent as
-    ``Authorization: Bearer``. ``headers``: sent with every call, as metadata over gRPC. ``ca_certificate``: file of the
+    ``Authorization: Bearer``, an API key or another token. ``api_key``: sent as ``X-API-Key``, beside a token where a
+    server asks for both. ``headers``: sent with every call, as metadata over gRPC. ``ca_certificate``: file of the
     authorities to trust, instead of the usual ones. ``certificate``, ``private_key``: files of the client's own, for
     servers that ask for them.
     """
@@ -40,6 +41,7 @@ class ClientOptions(TypedDict, total=False):
     max_connections: int
     max_answer_bytes: int
     token: str
+    api_key: str
     headers: Mapping[str, str]
     ca_certificate: str | Path
     certificate: str | Path
@@ -55,6 +57,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 32
     max_answer_bytes: int = 256 * 2**20
     token: str = ""
+    api_key: str = ""
     headers: Mapping[str, str] = {}
     ca_certificate: str | Path = ""
     certificate: str | Path = ""
@@ -67,19 +70,27 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidInput(f"{name} must be at least {least}", field=name)
         if bool(self.certificate) != bool(self.private_key):
             raise InvalidInput("certificate and private_key go together", field="certificate")
-        if not (self.token.isascii() and self.token.isprintable()):
-            raise InvalidInput("the token must be printable ASCII", field="token")
+        for name, secret in (("token", self.token), ("api_key", self.api_key)):
+            if not (secret.isascii() and secret.isprintable()):
+                raise InvalidInput(f"the {name} must be printable ASCII", field=name)
         for header, value in self.headers.items():
             _check_header(header, value)
+
+    def __repr__(self) -> str:
+        return f"Options(timeout={self.timeout}, retries={self.retries}, …)"  # the rest may be secret
 
     @property
     def uses_tls(self) -> bool:
         return bool(self.ca_certificate or self.certificate)
 
     def all_headers(self) -> dict[str, str]:
-        """``headers`` and the token's, with lower-case names."""
+        """``headers`` and those of the token and the key, with lower-case names."""
         headers = {name.lower(): value for name, value in self.headers.items()}
-        return headers | {"authorization": f"Bearer {self.token}"} if self.token else headers
+        if self.token:
+            headers["authorization"] = f"Bearer {self.token}"
+        if self.api_key:
+            headers["x-api-key"] = self.api_key
+        return headers
 
 
 class Endpoint(msgspec.Struct, frozen=True):

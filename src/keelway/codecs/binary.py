@@ -10,14 +10,14 @@ import math
 import struct
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keelway.codecs.shapes import reshape
 from keelway.contract.values import base64_bytes, numpy_dtype
 from keelway.errors import InvalidInput, MalformedRequest
-from keelway.types import Array
+from keelway.types import Array, RequestedOutput, TensorRequest, WireTensor
 
 #: What an input's parameter ``content_type`` says of elements that are base64 text.
 BASE64 = "base64"
@@ -65,6 +65,57 @@ def encode_tensor(array: Array) -> bytes:
     if array.dtype.byteorder in _LITTLE:
         return array.tobytes()
     return array.astype(array.dtype.newbyteorder("<")).tobytes()
+
+
+class _Place(NamedTuple):
+    """Where the numbers of an input lie: ``length`` of ``dtype``, ``offset`` bytes behind the header."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    length: int
+    offset: int
+
+
+class Layout(NamedTuple):
+    """What a header says of the ``size`` bytes that follow it, and of the request. Where the header is the same again,
+    and as many bytes follow, nothing else is to be looked at: the same few come again and again."""
+
+    size: int
+    places: Sequence[_Place]
+    outputs: Sequence[RequestedOutput]
+    id: str
+    binary_outputs: bool
+
+    def read(self, body: bytes, header_length: int) -> TensorRequest:
+        """The request in ``body``."""
+        inputs = []
+        for name, datatype, shape, dtype, length, offset in self.places:
+            at = header_length + offset
+            # The content of a ``bytes`` begins at a multiple of 16. To compute with numbers that lie across the
+            # machine's own boundaries takes longer than to move them once.
+            if at % dtype.itemsize:
+                data = np.frombuffer(body[at : at + length * dtype.itemsize], dtype)
+            else:
+                data = np.frombuffer(body, dtype, length, at)
+            inputs.append(WireTensor(name, datatype, shape, data.reshape(shape)))
+        return TensorRequest(inputs, self.outputs, self.id, self.binary_outputs)
+
+
+def layout_of(request: TensorRequest, size: int) -> Layout | None:
+    """The layout of ``request``, which was read from a header and ``size`` bytes; ``None`` if not every input is
+    numbers in those bytes, of which any are right."""
+    places, at = [], 0
+    for tensor in request.inputs:
+        data = tensor.data
+        if tensor.datatype in ("BOOL", "BYTES") or not data.size:
+            return None
+        places.append(_Place(tensor.name, tensor.datatype, tensor.shape, data.dtype, data.size, at))
+        at += data.nbytes
+    if at != size:
+        return None
+    return Layout(size, places, request.outputs, request.id, request.binary_outputs)
 
 
 def split_body(body: bytes, header_length: int) -> tuple[bytes, memoryview]:

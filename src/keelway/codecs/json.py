@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import orjson
 
-from keelway.codecs.binary import BASE64, decode_tensor, encode_tensor, from_base64, split_body
+from keelway.codecs.binary import BASE64, Layout, decode_tensor, encode_tensor, from_base64, layout_of, split_body
 from keelway.codecs.limits import DEFAULT_MAX_NESTING, check_nesting
 from keelway.codecs.shapes import check_shape, shaped
 from keelway.contract.values import MAX_AXES, flatten, float_array, numpy_dtype, to_array
@@ -81,6 +81,8 @@ _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 #: Pieces of answers that are kept: one for each version and each shape of an output.
 _KEPT = 4096
+#: JSON parts of binary requests that are remembered, and the most bytes of one.
+_REMEMBERED, _REMEMBERED_BYTES = 512, 2048
 _ID = b',"request_id":'
 
 
@@ -91,6 +93,7 @@ class OpenInferenceCodec:
         self._max_nesting = max_nesting
         self._parts: dict[tuple[object, ...], bytes] = {}
         self._kept = self._parts.get
+        self._layouts: dict[bytes, Layout] = {}
 
     def parse(self, body: bytes, header_length: int | None) -> InferenceRequest:
         if header_length is not None:
@@ -112,21 +115,28 @@ class OpenInferenceCodec:
 
     def encode(self, response: InferenceResponse, request: InferenceRequest) -> Encoded:
         binary = _binary_names(request, response.outputs)
-        if binary:
-            return _encode_binary(response, request, binary)
         # Written in pieces, of which those are kept that are the same in every answer.
         pieces = [self._served(response), orjson.dumps(response.request_id)]
         if response.tags:
             pieces += [b',"tags":', orjson.dumps(",".join(response.tags))]
+        tail: list[bytes] = []
         before = b'},"outputs":['
         for tensor in response.outputs:
-            pieces += [before, self._head(tensor), orjson.dumps(json_data(tensor.data), option=_NUMPY)]
+            if tensor.name in binary:
+                raw = encode_tensor(tensor.data)
+                tail.append(raw)
+                pieces += [before, self._binary_head(tensor, len(raw))]
+            else:
+                pieces += [before, self._head(tensor), orjson.dumps(json_data(tensor.data), option=_NUMPY)]
             before = b"},"
         pieces.append(b"}]" if response.outputs else b'},"outputs":[]')
         if isinstance(request, TensorRequest) and request.id:
             pieces += [b',"id":', orjson.dumps(request.id)]
         pieces.append(b"}")
-        return Encoded(b"".join(pieces), JSON)
+        if not tail:
+            return Encoded(b"".join(pieces), JSON)
+        length = sum(map(len, pieces))
+        return Encoded(b"".join(pieces + tail), OCTETS, length)
 
     def _served(self, response: InferenceResponse) -> bytes:
         """The members that name what answered, up to the request id."""
@@ -137,6 +147,12 @@ class OpenInferenceCodec:
         """The members that describe an output, up to its data."""
         key = (tensor.name, tensor.datatype, tensor.data.shape)
         return self._kept(key) or self._keep(key, _described(tensor), b"}", b',"data":')
+
+    def _binary_head(self, tensor: Tensor, size: int) -> bytes:
+        """The members that describe an output whose ``size`` bytes follow the JSON."""
+        key = (tensor.name, tensor.datatype, tensor.data.shape, size)
+        document = {**_described(tensor), "parameters": {"binary_data_size": size}}
+        return self._kept(key) or self._keep(key, document, b"}", b"")
 
     def _keep(self, key: tuple[object, ...], document: dict[str, Any], end: bytes, more: bytes) -> bytes:
         if len(self._parts) >= _KEPT:
@@ -149,10 +165,23 @@ class OpenInferenceCodec:
             # Raw binary request: the whole body is the model's only input; binding knows its datatype and shape.
             return TensorRequest((WireTensor("", "", (), body),), binary_outputs=True)
         head, tail = split_body(body, header_length)
+        layout = self._layouts.get(head)
+        if layout is not None and layout.size == len(tail):
+            return layout.read(body, header_length)
         check_nesting(head, self._max_nesting)
-        return self._parse_any(head, tail)
+        request = self._parse_any(head, tail)
+        if len(head) <= _REMEMBERED_BYTES:
+            self._remember(head, len(tail), request)
+        return request
 
-    def _parse_any(self, head: bytes, tail: memoryview) -> InferenceRequest:
+    def _remember(self, head: bytes, size: int, request: TensorRequest) -> None:
+        layout = layout_of(request, size)
+        if layout is not None:
+            if len(self._layouts) >= _REMEMBERED:
+                self._layouts.clear()
+            self._layouts[head] = layout
+
+    def _parse_any(self, head: bytes, tail: memoryview) -> TensorRequest:
         try:
             request = _decode_any(head)
         except msgspec.ValidationError as error:
@@ -193,29 +222,6 @@ def _parameters(response: InferenceResponse) -> dict[str, Any]:
 
 def _described(tensor: Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.data.shape}
-
-
-def _encode_binary(response: InferenceResponse, request: InferenceRequest, binary: frozenset[str]) -> Encoded:
-    """The answer with the outputs named in ``binary`` as raw bytes behind the JSON."""
-    tail: list[bytes] = []
-    outputs = []
-    for tensor in response.outputs:
-        head = _described(tensor)
-        if tensor.name in binary:
-            raw = encode_tensor(tensor.data)
-            head["parameters"] = {"binary_data_size": len(raw)}
-            tail.append(raw)
-        else:
-            head["data"] = json_data(tensor.data)
-        outputs.append(head)
-    parameters = {**_parameters(response), "request_id": response.request_id}
-    if response.tags:
-        parameters["tags"] = ",".join(response.tags)
-    document = {**_named(response), "parameters": parameters, "outputs": outputs}
-    if isinstance(request, TensorRequest) and request.id:
-        document["id"] = request.id
-    encoded = orjson.dumps(document, option=_NUMPY)
-    return Encoded(b"".join((encoded, *tail)), OCTETS, len(encoded))
 
 
 def json_data(array: Array) -> Any:

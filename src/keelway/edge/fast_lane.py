@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from keelway.clock import Clock
 from keelway.config import HttpSettings
 from keelway.edge.outbox import Outbox
+from keelway.edge.polling import BusyPoll
 from keelway.edge.protocol import LimitedProtocol
 from keelway.edge.uvicorn_parts import HttpToolsProtocol
 from keelway.types import Peer
@@ -84,11 +85,12 @@ class Lane(Protocol):
 
 
 class Shared:
-    """What the connections of one port share: heads that were read before, and replies of this turn."""
+    """What the connections of one port share: heads that were read, replies of this turn, and who stays awake."""
 
-    def __init__(self) -> None:
+    def __init__(self, polling: BusyPoll) -> None:
         self.heads: dict[bytes, Verdict] = {}
         self.outbox = Outbox()
+        self.polling = polling
 
 
 class _LaneCycle:
@@ -142,6 +144,7 @@ class FastLaneProtocol(LimitedProtocol):
         self._messages = 0
         self._heads = shared.heads
         self._outbox = shared.outbox
+        self._polling = shared.polling
         self._posted = False
         self._dated_by: Headers = ()
         self._date = b""
@@ -305,6 +308,7 @@ class FastLaneProtocol(LimitedProtocol):
         else:
             self._deliver_posted()
             self.transport.write(written)
+            self._polling.answered()
         if not keep_alive:
             self.close_gently()
         if self.pipeline or self.flow.read_paused:

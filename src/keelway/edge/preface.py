@@ -18,6 +18,7 @@ from keelway.edge.fast_lane import FastLaneProtocol, Lane, Shared
 from keelway.edge.http2.application import Application
 from keelway.edge.http2.connection import Http2Connection
 from keelway.edge.http2.frames import PREFACE
+from keelway.edge.polling import BusyPoll
 from keelway.edge.protocol import BUSY
 from keelway.edge.uvicorn_parts import ServerState
 
@@ -105,13 +106,14 @@ def port_factory(
     """What uvicorn's ``http`` setting takes: makes one protocol per connection. ``lane`` is that of HTTP/1.1,
     ``application`` answers HTTP/2."""
 
-    shared = Shared()
+    polling = BusyPoll(settings.busy_poll_us, clock)
+    shared = Shared(polling)
 
     def first_look(config: Any, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> FirstLook:
         connections: set[Any] = server_state.connections
         return FirstLook(
             partial(FastLaneProtocol, lane, shared, settings, clock, config, server_state, app_state, _loop),
-            partial(Http2Connection, application, settings, clock, connections),
+            partial(Http2Connection, application, settings, clock, connections, polling),
             connections,
             settings,
             clock,

@@ -74,7 +74,7 @@ class Tokens:
     def find(self, token: bytes, *, verify: bool = True) -> Verified:
         """Who has ``token``. ``CredentialFault`` if it does not hold, ``KeyWanted`` if that is not known yet. Without
         ``verify`` one that was not seen before does not hold."""
-        if len(token) > self._settings.max_bytes or token.count(b".") != 2:
+        if len(token) > self._settings.max_bytes or token.count(b".") != 2 or not token.isascii():
             raise CredentialFault("malformed")
         digest = blake2b(token, digest_size=32).digest()
         known = self._known.get(digest)
@@ -110,6 +110,7 @@ class Tokens:
                 leeway=settings.leeway,
                 options={"require": ["exp", "aud", "iss", "sub"]},
             )
+            expires_at = float(claims["exp"]) + settings.leeway
         except jwt.ExpiredSignatureError:
             raise CredentialFault("expired") from None
         except (jwt.InvalidSignatureError, jwt.InvalidKeyError, jwt.InvalidAlgorithmError, TypeError):
@@ -118,7 +119,7 @@ class Tokens:
             raise CredentialFault("malformed") from None
         except (jwt.PyJWTError, ValueError, OverflowError):
             raise CredentialFault("claims") from None
-        return Verified(self._principal(claims), float(claims["exp"]) + settings.leeway)
+        return Verified(self._principal(claims), expires_at)
 
     def _key_of(self, algorithm: str, header: Mapping[str, Any]) -> Any:
         if algorithm in _SYMMETRIC:

@@ -10,11 +10,12 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
 from keelway import __version__
 from keelway.contract.signature import ModelSignature
+from keelway.observe.histograms import Histogram, Observations
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STAGE = (0.000002, 0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.01, 0.1, 1.0)
@@ -172,9 +173,7 @@ class ServingMetrics:
                 case "gauge":
                     self._gauges[name] = Gauge(name, text, labels, registry=self.registry)
                 case _:
-                    self._histograms[name] = Histogram(
-                        name, text, labels, registry=self.registry, buckets=metric.buckets
-                    )
+                    self._histograms[name] = Histogram(name, text, labels, metric.buckets, self.registry)
         self.gauge("ml_requests_in_flight").set_function(in_flight)
         self.gauge("ml_concurrency_limit").set_function(concurrency_limit)
         self.gauge("ml_build_info").labels(__version__, platform.python_version()).set(1)
@@ -231,10 +230,9 @@ class VersionMeters:
         self._metrics = metrics
         self._labels = (model, version)
         self._fields = frozenset(fields)
-        self._requests: dict[tuple[str, str], Counter] = {}
-        self._durations: dict[str, Histogram] = {}
+        self._requests: dict[tuple[str, str], tuple[Counter, Observations]] = {}
         self._stages = self._histograms_of([name for name in STAGES if name != "cache"])
-        self._stages_with_cache: Sequence[Histogram] = ()
+        self._stages_with_cache: Sequence[Observations] = ()
         self._tags: dict[str, Counter] = {}
         self._cached: dict[str, Counter] = {}
         self.batch_size = metrics.histogram("ml_batch_size").labels(model, version)
@@ -242,16 +240,13 @@ class VersionMeters:
 
     def answered(self, transport: str, code: str, duration: float) -> None:
         """Count one request with its outcome; ``duration`` in seconds."""
-        counter = self._requests.get((transport, code))
-        if counter is None:
+        meters = self._requests.get((transport, code))
+        if meters is None:
             counter = self._metrics.counter("ml_requests_total").labels(*self._labels, transport, code)
-            self._requests[transport, code] = counter
-        histogram = self._durations.get(transport)
-        if histogram is None:
-            histogram = self._metrics.histogram("ml_request_duration_seconds").labels(*self._labels, transport)
-            self._durations[transport] = histogram
-        counter.inc()
-        histogram.observe(duration)
+            durations = self._metrics.histogram("ml_request_duration_seconds").labels(*self._labels, transport)
+            meters = self._requests[transport, code] = (counter, durations)
+        meters[0].inc()
+        meters[1].observe(duration)
 
     def stages(self, times: Sequence[float]) -> None:
         """``times`` are the moments between the stages of ``STAGES``, with or without the cache, one more than there
@@ -262,7 +257,7 @@ class VersionMeters:
         for position, histogram in enumerate(stages):
             histogram.observe(times[position + 1] - times[position])
 
-    def _histograms_of(self, stages: Sequence[str]) -> Sequence[Histogram]:
+    def _histograms_of(self, stages: Sequence[str]) -> Sequence[Observations]:
         family = self._metrics.histogram("ml_stage_duration_seconds")
         return [family.labels(*self._labels, name) for name in stages]
 

@@ -229,11 +229,15 @@ def _call(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
 
 
 def own_share(settings: Settings) -> Settings:
-    """``settings`` of one of several workers: threads that are to be counted are this worker's share of the CPUs."""
-    if settings.runtime.threads:
-        return settings
-    threads = max(1, usable_cpus() // settings.serving.workers)
-    return msgspec.structs.replace(settings, runtime=msgspec.structs.replace(settings.runtime, threads=threads))
+    """``settings`` of one of several workers: threads that are to be counted are this worker's share of the CPUs, and
+    where that is less than one, it does not keep the others from it while it has nothing to do."""
+    cpus, workers = usable_cpus(), settings.serving.workers
+    runtime, http = settings.runtime, settings.http
+    if not runtime.threads:
+        runtime = msgspec.structs.replace(runtime, threads=max(1, cpus // workers))
+    if cpus < workers:
+        http = msgspec.structs.replace(http, busy_poll_us=0.0)
+    return msgspec.structs.replace(settings, runtime=runtime, http=http)
 
 
 async def _serve(messages: socket.socket, lifeline: int, ports: Sequence[tuple[int, int]]) -> int:

@@ -19,6 +19,7 @@ from keelway.edge.http2.frames import PREFACE, Http2Error, settings_frame
 from keelway.edge.http2.header_blocks import written
 from keelway.edge.http2.request_head import RequestHead
 from keelway.edge.http2.streams import Stream
+from keelway.edge.polling import BusyPoll
 
 HEAD = written([(b":status", b"200"), (b"content-type", b"text/plain")])
 TRAILERS = written([(b"checksum", b"1")])
@@ -149,7 +150,9 @@ class Served:
         self.clock = Clock()
         self.transport = Transport()
         self.open: set[Any] = set()
-        self.connection = Http2Connection(self.echo, HttpSettings(**settings), self.clock, self.open)
+        self.connection = Http2Connection(
+            self.echo, HttpSettings(**settings), self.clock, self.open, BusyPoll(0, self.clock)
+        )
         self.loop = asyncio.new_event_loop()
         self.do(lambda: self.connection.connection_made(self.transport))  # type: ignore[arg-type]
 

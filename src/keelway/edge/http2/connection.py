@@ -18,6 +18,7 @@ from keelway.edge.http2.limits import PING_AFTER, PING_PATIENCE, SEND_AHEAD
 from keelway.edge.http2.receiving import ReceivingSide
 from keelway.edge.http2.streams import Stream
 from keelway.edge.peers import peer_of
+from keelway.edge.polling import BusyPoll
 
 log = logging.getLogger("keelway.edge")
 
@@ -27,12 +28,20 @@ _DRAINING, _THERE = b"draining", b"anybody?"
 
 
 class Http2Connection(ReceivingSide):
-    """``connections`` has the open ones of a server, this one included."""
+    """``connections`` has the open ones of a server, this one included; ``polling`` is that of its port."""
 
-    def __init__(self, application: Application, settings: HttpSettings, clock: Clock, connections: set[Any]) -> None:
+    def __init__(
+        self,
+        application: Application,
+        settings: HttpSettings,
+        clock: Clock,
+        connections: set[Any],
+        polling: BusyPoll,
+    ) -> None:
         super().__init__(application, settings.max_header_bytes, clock)
         self._settings = settings
         self._connections = connections
+        self._polling = polling
         self._swept = self._made = 0.0
         self._closing_since: float | None = None
         self._leaving_since: float | None = None
@@ -96,6 +105,7 @@ class Http2Connection(ReceivingSide):
             self._take_no_more()
 
     def idle(self) -> None:
+        self._polling.answered()
         if self.last_taken < LAST_STREAM and not self.failed:
             asyncio.get_running_loop().call_soon(self._finish_drain)
 

@@ -14,6 +14,7 @@ from keelway.config import HttpSettings
 from keelway.edge.accepting import Acceptor, Place
 from keelway.edge.http2.connection import Http2Connection
 from keelway.edge.listening import address_of
+from keelway.edge.polling import BusyPoll
 from keelway.edge.protocol import sweep_forever
 from keelway.transports.grpc.lane import GrpcLane
 
@@ -34,7 +35,8 @@ class GrpcServer:
         self._listener = place.listener
         self.address = address_of(place.listener)
         self._connections: set[Http2Connection] = set()
-        connection = partial(Http2Connection, lane, settings, clock, self._connections)
+        polling = BusyPoll(settings.busy_poll_us, clock)
+        connection = partial(Http2Connection, lane, settings, clock, self._connections, polling)
         self._acceptor = Acceptor(place, self._connections, connection, settings, context)
         self._acceptor.open()
         self._sweeping = asyncio.create_task(sweep_forever(self._connections, clock))
