@@ -1,4 +1,4 @@
-"""The settings of authentication and of the audit log: sections of ``keelway.config``, which says how they are read."""
+"""The settings of TLS, of who may call, and of the audit log: sections of ``keelway.config``, which reads them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,34 @@ class Discreet(msgspec.Struct, frozen=True):
             value = getattr(self, field.name)
             extra = getattr(msgspec.inspect.type_info(field.type), "extra", None) or {}
             yield field.name, "***" if value and extra.get("secret") else value
+
+
+class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    certificate: Annotated[
+        str,
+        Meta(
+            description="PEM file of the server's certificate chain. With it, the HTTP port and gRPC's speak TLS only."
+        ),
+    ] = ""
+    private_key: Annotated[str, Meta(description="PEM file of the certificate's private key, without passphrase.")] = ""
+    client_ca: Annotated[
+        str,
+        Meta(
+            description="PEM file of the authorities that sign the certificates of clients. Empty: none is asked for."
+        ),
+    ] = ""
+    client_certificates: Annotated[
+        str,
+        Meta(
+            description="With `client_ca`: `required`, only clients with a certificate of those authorities come in, "
+            "or `optional`, those without any come in too. One of another authority never does.",
+            pattern="^(optional|required)$",
+        ),
+    ] = "required"
+    poll_interval: Annotated[
+        _Seconds,
+        Meta(description="Seconds between two looks at the files. New connections get what has changed."),
+    ] = 5.0
 
 
 class AuthSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=True):

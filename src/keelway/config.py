@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from keelway.access import SECRET, AuditSettings, AuthSettings, Discreet, JwtSettings
+from keelway.access import SECRET, AuditSettings, AuthSettings, Discreet, JwtSettings, TlsSettings
 from keelway.errors import FailedPrecondition, InvalidInput
 
 DEFAULT_HOME = Path(".keelway")
@@ -98,34 +98,6 @@ class GrpcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "a free one. Empty: on the HTTP port alone. Sizes, times and connections are limited as in `http`."
         ),
     ] = ""
-
-
-class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    certificate: Annotated[
-        str,
-        Meta(
-            description="PEM file of the server's certificate chain. With it, the HTTP port and gRPC's speak TLS only."
-        ),
-    ] = ""
-    private_key: Annotated[str, Meta(description="PEM file of the certificate's private key, without passphrase.")] = ""
-    client_ca: Annotated[
-        str,
-        Meta(
-            description="PEM file of the authorities that sign the certificates of clients. Empty: none is asked for."
-        ),
-    ] = ""
-    client_certificates: Annotated[
-        str,
-        Meta(
-            description="With `client_ca`: `required`, only clients with a certificate of those authorities come in, "
-            "or `optional`, those without any come in too. One of another authority never does.",
-            pattern="^(optional|required)$",
-        ),
-    ] = "required"
-    poll_interval: Annotated[
-        PositiveSeconds,
-        Meta(description="Seconds between two looks at the files. New connections get what has changed."),
-    ] = 5.0
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from keelway.config import TlsSettings
+from keelway.access import TlsSettings
 from keelway.edge.expiry import expiry_of
 from keelway.errors import FailedPrecondition
 
