@@ -29,6 +29,7 @@ LAZY = frozenset(
         "joblib",
         "keras",
         "lightgbm",
+        "limits",
         "onnx",
         "pandas",
         "pyarrow",

@@ -22,6 +22,8 @@ OTHERS: dict[str, Any] = {
     "logs.level": "warning",
     "logs.format": "text",
     "cache.jitter": 0.5,
+    "rate_limits.on_failure": "open",
+    "rate_limits.proxy_header": "forwarded",
 }
 #: Seconds that may be none at all.
 MAY_BE_0 = {"leeway", "drain_delay", "negative_ttl", "lease_wait", "max_queue_delay", "warm_up_seconds"}

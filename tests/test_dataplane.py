@@ -34,7 +34,7 @@ from keelway.observe.records import RecordRing
 from keelway.ports import Encoded
 from keelway.routing.snapshot import ServingSnapshot
 from keelway.testing import FakeRuntime
-from keelway.types import ANONYMOUS, InferenceRecord, Principal
+from keelway.types import ANONYMOUS, InferenceRecord, Peer, Principal, Priority
 
 # The order
 
@@ -262,13 +262,15 @@ def test_an_answer_that_cannot_be_written_is_one_failure_and_no_success() -> Non
 def test_without_a_permit_a_request_is_refused_before_it_is_read_and_counted_as_shed() -> None:
     # R3 M1
     line = Line(permits=1)
-    line.plane.admit("rest_v1")
+    gate = line.plane.gate
+    assert gate.enter(Priority.INTERACTIVE, ANONYMOUS, Peer("")) is None
     for _ in range(2):
-        with pytest.raises(Overloaded):
-            line.plane.admit("rest_v1")
-    line.plane.admission.leave()
-    line.plane.admit("rest_v1")
-    line.plane.admission.leave()
+        refused = gate.enter(Priority.INTERACTIVE, ANONYMOUS, Peer(""))
+        assert isinstance(refused, Overloaded)
+        line.plane.refused("rest_v1", refused)
+    gate.leave(ANONYMOUS)
+    assert gate.enter(Priority.INTERACTIVE, ANONYMOUS, Peer("")) is None
+    gate.leave(ANONYMOUS)
     assert line.samples("ml_requests_shed_total") == {("limit",): 2}
     assert line.outcomes() == {(*NOBODY, "rest_v1", "UNAVAILABLE"): 2}
     assert line.plane.admission.in_flight == 0

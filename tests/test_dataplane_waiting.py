@@ -59,7 +59,7 @@ def test_work_whose_time_ran_out_in_the_queue_is_not_run() -> None:
 def test_a_request_that_waited_is_forgotten_without_the_collector(answer: str) -> None:
     # A cycle for each request, and the collector stops all others at the worst moment to find them.
     def left() -> int:
-        return sum(type(thing).__name__ in ("_Passage", "_Sharing") for thing in gc.get_objects())
+        return sum(type(thing).__name__ in ("Passage", "Sharing") for thing in gc.get_objects())
 
     async def scenario(executor: Executor) -> None:
         line = Line(boom if answer == "failed" else scores, executor=executor)

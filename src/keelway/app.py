@@ -35,6 +35,7 @@ from keelway.guard.admission import Admission
 from keelway.hosting.caching import answer_cache
 from keelway.hosting.callers import Callers
 from keelway.hosting.fleet import Fleet
+from keelway.hosting.limiting import gate
 from keelway.hosting.loading import load_version
 from keelway.hosting.sources import ModelSource
 from keelway.observe.metrics import ServingMetrics
@@ -84,7 +85,8 @@ class App:
         self._records = RecordRing(settings.records.ring_size)
         self._sink: RecordSink = JsonLinesSink(Path(settings.records.file)) if settings.records.file else NullSink()
         self._cache = answer_cache(settings, self._metrics, self._clock)
-        self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache)
+        self._gate = gate(settings, self._admission, self._metrics, self._clock)
+        self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache, self._gate)
         self._fleet = Fleet(source, settings, self._publish, self._metrics, self._clock)
         self._ids = RequestIds()
         self._callers = Callers(settings, self._clock, self._metrics, keys, self._fleet.renew_keys)
@@ -175,6 +177,7 @@ class App:
                 await self._close_models()
                 if self._cache is not None:
                     await self._cache.close()
+                await self._gate.close()
                 await self._flush()
                 self._sink.close()
                 await self._callers.close()

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from keelway.access import SECRET, AuditSettings, AuthSettings, Discreet, JwtSettings, TlsSettings
+from keelway.access import SECRET, AuditSettings, AuthSettings, Discreet, JwtSettings, RateLimitSettings, TlsSettings
 from keelway.errors import FailedPrecondition, InvalidInput
 
 DEFAULT_HOME = Path(".keelway")
@@ -108,6 +108,14 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_in_flight: Annotated[
         PositiveInt, Meta(description="Requests being answered at once; beyond it 503 with Retry-After.")
     ] = 1024
+    max_in_flight_per_principal: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Requests of one principal being answered at once, by each worker; beyond it 429 with "
+            "Retry-After. 0: as many as there may be of all.",
+        ),
+    ] = 0
     adaptive_concurrency: Annotated[
         bool,
         Meta(
@@ -345,6 +353,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     jwt: JwtSettings = JwtSettings()
     audit: AuditSettings = AuditSettings()
     limits: LimitSettings = LimitSettings()
+    rate_limits: RateLimitSettings = RateLimitSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     batching: BatchingSettings = BatchingSettings()
     serving: ServingSettings = ServingSettings()

@@ -8,30 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import NamedTuple, NoReturn
-
-import msgspec
+from typing import Any, NoReturn
 
 from keelway.batching.awaited import awaited
 from keelway.batching.policy import Outcome, Share
-from keelway.batching.waiting import Waiting, waiting_for
+from keelway.batching.waiting import Waiting, after, waiting_for
 from keelway.cache.answers import OWN_RUN, STATUS, AnswerCache, Seen
 from keelway.cache.entries import Entry
-from keelway.cache.flight import Flight
 from keelway.clock import Clock
-from keelway.errors import DeadlineExceeded, InvalidInput, KeelwayError, ModelFailed, RowsRefused, Unavailable, bare
+from keelway.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    KeelwayError,
+    ModelFailed,
+    Overloaded,
+    RowsRefused,
+    Unavailable,
+    bare,
+)
 from keelway.guard.admission import Admission
+from keelway.guard.gate import Gate
+from keelway.guard.ratelimit import Charged, RateLimiter
 from keelway.guard.scopes import forbidden
 from keelway.guard.validation import is_atomic, without_refused
 from keelway.observe.metrics import ServingMetrics
 from keelway.observe.records import RecordRing
-from keelway.ports import Codec, Encoded
+from keelway.passage import Answer, InferenceCall, Passage, Sharing
 from keelway.routing.snapshot import Batches, ServedVersion, ServingSnapshot, target
 from keelway.types import (
-    ANONYMOUS,
-    NOBODY,
     Array,
     BoundRequest,
     InferenceRecord,
@@ -39,66 +45,15 @@ from keelway.types import (
     InferenceResponse,
     Peer,
     Principal,
-    Priority,
     Tensor,
 )
+
+__all__ = ["Answer", "DataPlane", "InferenceCall"]
 
 log = logging.getLogger("keelway.dataplane")
 
 #: One request in this many has its stages timed; the total is timed for all.
 STAGE_SAMPLE = 16
-
-
-class InferenceCall(msgspec.Struct, frozen=True, gc=False):
-    """One request as a transport hands it over. ``selector`` is a version, an alias or ``None``; an empty ``model``
-    says that the body names both. ``deadline`` is on the monotonic clock, in seconds; ``header_length`` is that of the
-    binary tensor extension. ``principal`` is who asks, ``peer`` the connection that it came by."""
-
-    model: str
-    selector: str | None
-    codec: Codec
-    body: bytes
-    transport: str
-    request_id: str
-    deadline: float
-    header_length: int | None = None
-    principal: Principal = ANONYMOUS
-    priority: Priority = Priority.INTERACTIVE
-    peer: Peer = NOBODY
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """An encoded reply and the version that really gave it. ``cache_status`` is what the cache did for it, as RFC 9211
-    writes it, empty where there is none."""
-
-    encoded: Encoded
-    version: ServedVersion
-    cache_status: bytes = b""
-
-
-class _Passage(msgspec.Struct):
-    """What the stages of one request have found out so far. Never leaves this module."""
-
-    call: InferenceCall
-    started: float
-    times: list[float] | None
-    version: ServedVersion | None = None
-    request: InferenceRequest | None = None
-    bound: BoundRequest | None = None
-    wanted: tuple[str, ...] = ()
-    shares: bool = False
-    cache: str = ""
-    flight: Flight | None = None
-
-
-class _Sharing(NamedTuple):
-    """A request whose rows share a run, and the answer that waits for it. Never leaves this module."""
-
-    passage: _Passage
-    version: ServedVersion
-    request: InferenceRequest
-    batcher: Batches
-    answer: Waiting[Answer]
 
 
 class DataPlane:
@@ -112,9 +67,11 @@ class DataPlane:
         records: RecordRing,
         clock: Clock,
         cache: AnswerCache | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.snapshot = ServingSnapshot()
         self.admission = admission
+        self.gate = gate or Gate(admission)
         self.clock = clock
         self.denied: Callable[[Principal, Peer, str, str], KeelwayError] = forbidden
         self._metrics = metrics
@@ -122,17 +79,10 @@ class DataPlane:
         self._cache = cache
         self._count = 0
 
-    def admit(self, transport: str, priority: Priority = Priority.INTERACTIVE) -> None:
-        """Take a permit before a byte of the body is read; ``admission.leave`` gives it back. Raises ``Overloaded``."""
-        try:
-            self.admission.enter(priority)
-        except KeelwayError as error:
-            self.refused(transport, error)
-            raise
-
     def refused(self, transport: str, error: KeelwayError) -> None:
-        """Count a request for which there was no permit."""
-        self._metrics.counter("ml_requests_shed_total").labels("limit").inc()
+        """Count a request that the gate has refused."""
+        if isinstance(error, Overloaded):
+            self._metrics.counter("ml_requests_shed_total").labels("limit").inc()
         self.turned_away(transport, error)
 
     def turned_away(self, transport: str, error: KeelwayError) -> None:
@@ -141,11 +91,11 @@ class DataPlane:
 
     def infer(self, call: InferenceCall) -> Answer | Waiting[Answer]:
         """Answer an admitted call. Raises ``KeelwayError`` only; any other exception of a stage becomes one. The caller
-        has taken a permit with ``admission.enter`` before it read the body, and gives it back."""
+        has come by the ``gate`` before it read the body, and leaves by it."""
         self._count += 1
         now = self.clock.monotonic
         started = now()
-        passage = _Passage(call, started, [started] if self._count % STAGE_SAMPLE == 0 else None)
+        passage = Passage(call, started, [started] if self._count % STAGE_SAMPLE == 0 else None)
         try:
             passage.request = request = call.codec.parse(call.body, call.header_length)
             self._mark(passage)
@@ -154,27 +104,74 @@ class DataPlane:
                 raise self.denied(call.principal, call.peer, "predict", version.name)
             bound = version.binding.bind(request)
             self._mark(passage)
-            passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
-            passage.wanted = version.wanted_outputs(request)
-            self._mark(passage)
-            while True:
-                try:
-                    if self._cache is not None:
-                        cached = self._cached(self._cache, passage, version, request, bound)
-                        if cached is not None:
-                            return cached
-                    batcher = version.batcher
-                    if batcher is not None and not batcher.declines(bound.rows or 1):
-                        return self._shared(passage, version, request, bound, batcher)
-                    outputs = version.runtime.run(bound.inputs, passage.wanted)
-                    break
-                except RowsRefused as refused:
-                    bound = self._without(passage, request, bound, refused)
-            # Most runtimes answer with a list; asking the abstract class costs several times as much.
-            if type(outputs) is not list and not isinstance(outputs, Sequence):
-                return self._later(passage, version, request, bound, outputs)
-            return self._finish(passage, version, request, bound, outputs)
+            if self.gate.limiter is not None:
+                charged = self._charge(self.gate.limiter, passage, version, bound)
+                if not isinstance(charged, bytes):
+                    return self._once_charged(charged, passage, version, request, bound)
+                passage.rate_limit = charged
+            return self._proceed(passage, version, request, bound)
         except Exception as error:  # noqa: BLE001 - whatever a stage raises becomes a KeelwayError
+            self._fail(passage, error)
+
+    def _proceed(
+        self, passage: Passage, version: ServedVersion, request: InferenceRequest, bound: BoundRequest
+    ) -> Answer | Waiting[Answer]:
+        """What follows once it is known that the caller may have the answer."""
+        passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request))
+        passage.wanted = version.wanted_outputs(request)
+        self._mark(passage)
+        while True:
+            try:
+                if self._cache is not None:
+                    cached = self._cached(self._cache, passage, version, request, bound)
+                    if cached is not None:
+                        return cached
+                batcher = version.batcher
+                if batcher is not None and not batcher.declines(bound.rows or 1):
+                    return self._shared(passage, version, request, bound, batcher)
+                outputs = version.runtime.run(bound.inputs, passage.wanted)
+                break
+            except RowsRefused as refused:
+                bound = self._without(passage, request, bound, refused)
+        # Most runtimes answer with a list; asking the abstract class costs several times as much.
+        if type(outputs) is not list and not isinstance(outputs, Sequence):
+            return self._later(passage, version, request, bound, outputs)
+        return self._finish(passage, version, request, bound, outputs)
+
+    def _charge(self, limiter: RateLimiter, passage: Passage, version: ServedVersion, bound: BoundRequest) -> Charged:
+        """The cost is that of all the rows that were sent, refused ones too."""
+        passage.charged = True
+        call, rows = passage.call, (bound.rows or 1) + len(bound.row_errors)
+        return limiter.charge(call.principal, call.peer, version.name, rows, call.deadline - passage.started)
+
+    def _once_charged(
+        self,
+        charged: Coroutine[Any, Any, bytes],
+        passage: Passage,
+        version: ServedVersion,
+        request: InferenceRequest,
+        bound: BoundRequest,
+    ) -> Waiting[Answer]:
+        """The answer once the store of rate limits has let the request through."""
+        passage.times = None
+        version.usage.begin()
+        return after(charged, partial(self._let_through, passage, version, request, bound))
+
+    def _let_through(
+        self,
+        passage: Passage,
+        version: ServedVersion,
+        request: InferenceRequest,
+        bound: BoundRequest,
+        charged: asyncio.Task[bytes],
+    ) -> Answer | Waiting[Answer]:
+        version.usage.end()
+        if charged.cancelled():
+            self._observe(passage, "CANCELLED")
+        try:
+            passage.rate_limit = charged.result()
+            return self._proceed(passage, version, request, bound)
+        except Exception as error:  # noqa: BLE001 - as in infer
             self._fail(passage, error)
 
     def _route(self, call: InferenceCall, request: InferenceRequest) -> ServedVersion:
@@ -189,7 +186,7 @@ class DataPlane:
     def _cached(
         self,
         cache: AnswerCache,
-        passage: _Passage,
+        passage: Passage,
         version: ServedVersion,
         request: InferenceRequest,
         bound: BoundRequest,
@@ -208,14 +205,14 @@ class DataPlane:
         return None
 
     async def _fetched(
-        self, cache: AnswerCache, seen: Seen, passage: _Passage, version: ServedVersion, bound: BoundRequest
+        self, cache: AnswerCache, seen: Seen, passage: Passage, version: ServedVersion, bound: BoundRequest
     ) -> Sequence[Array]:
         compute = partial(self._outputs, passage, version, bound)
         entry, passage.cache = await cache.fetch(seen, len(passage.wanted), compute)
         return entry.result()
 
     def _outputs(
-        self, passage: _Passage, version: ServedVersion, bound: BoundRequest
+        self, passage: Passage, version: ServedVersion, bound: BoundRequest
     ) -> Sequence[Array] | Awaitable[Sequence[Array]]:
         """What batch and run make of the request, not yet encoded: for the cache, which gives it to others too."""
         batcher = version.batcher
@@ -225,12 +222,12 @@ class DataPlane:
         call = passage.call
         return awaited(batcher.submit, bound.inputs, bound.rows or 1, passage.wanted, call.deadline, call.priority)
 
-    async def _outputs_later(self, passage: _Passage, version: ServedVersion, bound: BoundRequest) -> Sequence[Array]:
+    async def _outputs_later(self, passage: Passage, version: ServedVersion, bound: BoundRequest) -> Sequence[Array]:
         outputs = self._outputs(passage, version, bound)
         return outputs if isinstance(outputs, Sequence) else await outputs
 
     def _without(
-        self, passage: _Passage, request: InferenceRequest, bound: BoundRequest, refused: RowsRefused
+        self, passage: Passage, request: InferenceRequest, bound: BoundRequest, refused: RowsRefused
     ) -> BoundRequest:
         """As ``without_refused``; what comes now is the answer to another question than was asked of the cache."""
         if self._cache is not None:
@@ -239,7 +236,7 @@ class DataPlane:
         passage.bound = without_refused(request, bound, refused)
         return passage.bound
 
-    def _settle(self, passage: _Passage, error: KeelwayError | None) -> None:
+    def _settle(self, passage: Passage, error: KeelwayError | None) -> None:
         """Tell those who wait for the run of this request that it came to nothing."""
         flight, passage.flight = passage.flight, None
         if flight is not None and self._cache is not None:
@@ -247,7 +244,7 @@ class DataPlane:
 
     def _shared(
         self,
-        passage: _Passage,
+        passage: Passage,
         version: ServedVersion,
         request: InferenceRequest,
         bound: BoundRequest,
@@ -257,10 +254,10 @@ class DataPlane:
         deadline. Raises ``Overloaded`` where it has no room or no time."""
         answer: Waiting[Answer] = Waiting()
         passage.shares = True
-        self._submit(_Sharing(passage, version, request, batcher, answer), bound)
+        self._submit(Sharing(passage, version, request, batcher, answer), bound)
         return answer
 
-    def _submit(self, sharing: _Sharing, bound: BoundRequest) -> None:
+    def _submit(self, sharing: Sharing, bound: BoundRequest) -> None:
         passage, version, _, batcher, answer = sharing
         # Methods and partials, not functions within: those would know each other, a cycle for each request, and what
         # collects them stops all others meanwhile.
@@ -278,7 +275,7 @@ class DataPlane:
         if not answer.done():
             answer.leave = leave
 
-    def _settle_share(self, sharing: _Sharing, bound: BoundRequest, outcome: Outcome) -> None:
+    def _settle_share(self, sharing: Sharing, bound: BoundRequest, outcome: Outcome) -> None:
         passage, version, request, _, answer = sharing
         version.usage.end()
         if answer.cancelled():
@@ -297,7 +294,7 @@ class DataPlane:
 
     def _later(
         self,
-        passage: _Passage,
+        passage: Passage,
         version: ServedVersion,
         request: InferenceRequest,
         bound: BoundRequest,
@@ -320,7 +317,7 @@ class DataPlane:
 
     async def _finish_later(
         self,
-        passage: _Passage,
+        passage: Passage,
         version: ServedVersion,
         request: InferenceRequest,
         bound: BoundRequest,
@@ -349,7 +346,7 @@ class DataPlane:
 
     def _finish(
         self,
-        passage: _Passage,
+        passage: Passage,
         version: ServedVersion,
         request: InferenceRequest,
         bound: BoundRequest,
@@ -379,9 +376,9 @@ class DataPlane:
         encoded = call.codec.encode(response, request)
         self._mark(passage)
         self._observe(passage, "OK")
-        return Answer(encoded, version, STATUS[passage.cache])
+        return Answer(encoded, version, STATUS[passage.cache], passage.rate_limit)
 
-    def _fail(self, passage: _Passage, error: Exception) -> NoReturn:
+    def _fail(self, passage: Passage, error: Exception) -> NoReturn:
         failure = self._failure(passage, error)
         try:
             raise failure from None
@@ -389,7 +386,7 @@ class DataPlane:
             # An error keeps the frames that it came through, and this one would keep the error.
             del failure, error
 
-    def _failure(self, passage: _Passage, error: Exception) -> KeelwayError:
+    def _failure(self, passage: Passage, error: Exception) -> KeelwayError:
         """The error for the caller, once it is logged and counted."""
         if not isinstance(error, KeelwayError):
             log.error(
@@ -397,10 +394,12 @@ class DataPlane:
             )
             bare(error)
             error = ModelFailed("the model could not answer this request")
+        if self.gate.limiter is not None and not passage.charged:
+            self.gate.limiter.fail(passage.call.principal, passage.call.peer)
         self._observe(passage, error.code, error)
         return bare(error)
 
-    def _observe(self, passage: _Passage, code: str, error: KeelwayError | None = None) -> None:
+    def _observe(self, passage: Passage, code: str, error: KeelwayError | None = None) -> None:
         """Metrics and the record of one request. Never raises, never waits."""
         if passage.flight is not None:
             self._settle(passage, error)
@@ -444,6 +443,6 @@ class DataPlane:
             )
         )
 
-    def _mark(self, passage: _Passage) -> None:
+    def _mark(self, passage: Passage) -> None:
         if passage.times is not None:
             passage.times.append(self.clock.monotonic())

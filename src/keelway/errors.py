@@ -155,7 +155,10 @@ class CorruptArtifact(KeelwayError):
 
 
 class RateLimited(KeelwayError):
+    """``fields`` tell what the rule is and how much of it is left: names of HTTP's and what stands in them."""
+
     code = ErrorCode.RESOURCE_EXHAUSTED
+    fields: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Overloaded(KeelwayError):

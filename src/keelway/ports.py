@@ -159,3 +159,33 @@ class CacheStore(Protocol):
     def keep(self, key: bytes, value: bytes | None, ttl: float, token: bytes) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class Charge(NamedTuple):
+    """``cost`` to be taken from what ``subject`` may use of a rule: ``amount`` in any ``seconds``."""
+
+    rule: str
+    subject: str
+    amount: int
+    seconds: int
+    cost: int
+
+
+class Use(NamedTuple):
+    """What was used of a rule: ``current`` in this window, which lasts ``left`` seconds more, and ``previous`` in the
+    one before, of which as large a share still counts as is left of this."""
+
+    previous: int
+    current: int
+    left: float
+
+
+class LimitStore(Protocol):
+    """Use of rules counted outside this process, for several. Raises nothing and takes milliseconds.
+
+    ``take`` makes all of ``charges``, or none if too little is left for one of them: then for that one what was used,
+    and ``None`` for the others. ``None`` altogether: the store is away, or has not answered in so many ``seconds``."""
+
+    async def take(self, charges: Sequence[Charge], seconds: float) -> Sequence[Use | None] | None: ...
+
+    async def close(self) -> None: ...

@@ -244,7 +244,7 @@ def test_a_stopped_redis_costs_one_timeout_for_each_failure_and_then_nothing(
                 await store.written()
                 assert (await store.look(KEY, 1.0)).value == b"answer"
 
-    with caplog.at_level(logging.INFO, "keelway.cache"):
+    with caplog.at_level(logging.INFO, "keelway.remote"):
         run(scenario())
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert "redis://" not in caplog.text

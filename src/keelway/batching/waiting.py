@@ -7,9 +7,11 @@ Here whoever has asked is told where the answer is made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Generic, TypeVar
+
+from keelway.errors import bare
 
 Answered = TypeVar("Answered")
 #: What became of it; ``None``: it was cancelled.
@@ -103,3 +105,44 @@ def waiting_for(task: asyncio.Task[Answered]) -> Waiting[Answered]:
 
     task.add_done_callback(ended)
     return waiting
+
+
+def after(
+    first: Coroutine[Any, Any, Any], then: Callable[[asyncio.Task[Any]], Answered | Waiting[Answered]]
+) -> Waiting[Answered]:
+    """What ``then`` makes of ``first`` once it has ended, or of what that waits for in turn. ``then`` is called once,
+    with a task that may be cancelled, whose cancellation it lets through, and raises nothing else but ``Exception``."""
+    waiting: Waiting[Answered] = Waiting()
+    task = asyncio.ensure_future(first)
+    waiting.leave = task.cancel
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        try:
+            answer = then(task)
+        except asyncio.CancelledError:
+            waiting.cancel()
+        except Exception as error:  # noqa: BLE001 - for whoever waits
+            waiting.settle(bare(error))
+        else:
+            _hand_on(waiting, answer)
+
+    task.add_done_callback(ended)
+    return waiting
+
+
+def _hand_on(waiting: Waiting[Answered], answer: Answered | Waiting[Answered]) -> None:
+    if not isinstance(answer, Waiting):
+        waiting.settle(answer)
+    elif waiting.done():  # its caller has left meanwhile
+        answer.cancel()
+    else:
+        waiting.leave = answer.cancel
+        answer.then(partial(_outcome, waiting))
+
+
+def _outcome(waiting: Waiting[Any], outcome: Any) -> None:
+    if outcome is None:
+        waiting.leave = None
+        waiting.cancel()
+    else:
+        waiting.settle(outcome)

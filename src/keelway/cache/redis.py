@@ -8,17 +8,14 @@ the caller's back.
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
-from keelway.cache.breaker import Breaker
 from keelway.clock import Clock
-from keelway.errors import FailedPrecondition
 from keelway.ports import Looked
-
-log = logging.getLogger("keelway.cache")
+from keelway.remote.redis import RedisLink
 
 # Reads at most one byte more than a value may have, whatever lies there, and takes what never expires for nobody's.
 _LOOK: Final = """
@@ -37,7 +34,6 @@ _TAKEN, _NO_LEASE = 1, 2
 
 #: Beginning of every key of ours, with the form of what is kept there.
 _PREFIX: Final = "keelway:1:"
-_CONNECTIONS: Final = 32
 #: Writes under way at once; a store that falls behind loses the others.
 _WRITES: Final = 256
 
@@ -64,15 +60,22 @@ class RedisStore:
         noted: Callable[[str, str], None] = lambda operation, outcome: None,
         turned: Callable[[bool], None] = lambda is_open: None,
     ) -> None:
-        self._client = _client(url, timeout)
-        self._timeout = timeout
-        self._pause = pause
+        self._link = RedisLink(
+            url,
+            clock,
+            timeout=timeout,
+            failures=failures,
+            pause=pause,
+            setting="cache.redis_url",
+            what="the cache store",
+            noted=noted,
+            turned=turned,
+        )
+        from redis.asyncio import Redis
+
+        self._client: Any = Redis.from_pool(self._link.pool)
         self._max_value_bytes = max_value_bytes
         self._noted = noted
-        self._told = turned
-        self._link = Breaker(failures, pause, clock, self._turned)
-        # A store that is full refuses at once and can still be read.
-        self._writes = Breaker(1, pause, clock)
         self._look = self._client.register_script(_LOOK)
         self._release = self._client.register_script(_RELEASE)
         self._writing: set[asyncio.Task[None]] = set()
@@ -83,7 +86,7 @@ class RedisStore:
         token = secrets.token_bytes(16)
         asked = (self._max_value_bytes, round(min_ttl * 1000), token, max(1, round(lease * 1000)))
         try:
-            reply = await self._asked("look", self._look(keys=_names(key), args=asked))
+            reply = await self._link.ask("look", partial(self._look, keys=_names(key), args=asked))
         except asyncio.CancelledError:
             self.keep(key, None, 0.0, token)  # it may have been given to a caller who has left
             raise
@@ -111,78 +114,20 @@ class RedisStore:
         """Let the writes under way end, for as long as one may take."""
         self._is_closed = True
         if self._writing:
-            await asyncio.wait(self._writing, timeout=self._timeout)
+            await asyncio.wait(self._writing, timeout=self._link.timeout)
         for task in self._writing:
             task.cancel()
         await self._client.aclose()
 
     async def _keep(self, key: bytes, value: bytes | None, ttl: float, token: bytes) -> None:
         value_name, lease_name = _names(key)
-        if value is not None and self._writes.allows():
-            written = await self._asked("keep", self._client.set(value_name, value, px=max(1, round(ttl * 1000))))
-            if written is True:
-                self._writes.succeeded()
+        link = self._link
+        if value is not None and link.writes.allows():
+            write = partial(self._client.set, value_name, value, px=max(1, round(ttl * 1000)))
+            if await link.ask("keep", write) is True:
+                link.writes.succeeded()
         if token:
-            await self._asked("keep", self._release(keys=[lease_name], args=[token]))
-
-    async def _asked(self, operation: str, command: Coroutine[Any, Any, Any]) -> Any:
-        """The reply to ``command``; ``None`` if there is none worth having, for whatever reason."""
-        from redis.exceptions import OutOfMemoryError, ReadOnlyError
-        from redis.exceptions import TimeoutError as LateReply
-
-        if not self._link.allows():
-            command.close()
-            self._noted(operation, "skipped")
-            return None
-        try:
-            async with asyncio.timeout(self._timeout):
-                reply = await command
-        except (OutOfMemoryError, ReadOnlyError):
-            outcome, reply = "refused", None
-            self._link.succeeded()
-            self._writes.failed()
-        except Exception as error:  # noqa: BLE001 - whatever a client raises, the request goes on
-            outcome, reply = "timeout" if isinstance(error, TimeoutError | LateReply) else "error", None
-            self._link.failed()
-        else:
-            outcome = "ok"
-            self._link.succeeded()
-        self._noted(operation, outcome)
-        return reply
-
-    def _turned(self, is_open: bool) -> None:
-        self._told(is_open)
-        if is_open:
-            log.warning("the cache store does not answer; going on without it, asking again each %g s", self._pause)
-        else:
-            log.info("the cache store answers again")
-
-
-def _client(url: str, timeout: float) -> Any:
-    try:
-        from redis.asyncio import BlockingConnectionPool, Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-    except ImportError:
-        raise FailedPrecondition("a cache in Redis needs redis-py", hint='pip install "keelway[redis]"') from None
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=timeout,
-            # Ours cuts short whatever it is. The library's costs a task for each question, and in Python 3.11 one that
-            # swallows the cancellation of a caller who leaves at the wrong moment.
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
-    except (ValueError, TypeError):
-        # Not the text of the error: the URL may hold a password.
-        raise FailedPrecondition(
-            "the setting cache.redis_url is not an address of Redis", hint="write it as redis://host:6379/0"
-        ) from None
-    return Redis.from_pool(pool)
+            await link.ask("keep", partial(self._release, keys=[lease_name], args=[token]))
 
 
 def _names(key: bytes) -> tuple[str, str]:

@@ -33,6 +33,8 @@ _METADATA: Final = (
     ("`x-request-id`", "The id of the request, as in records and logs."),
     ("`keelway-error-field`", "The input or feature at fault, where there is one."),
     ("`grpc-retry-pushback-ms`", "Milliseconds until it is worth asking again."),
+    ("`retry-after`", "The same in seconds."),
+    ("`ratelimit`, `ratelimit-policy`", "How much is left of a rate limit that has refused the call, and what it is."),
 )
 
 

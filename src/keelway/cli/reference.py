@@ -64,6 +64,7 @@ _ANSWER_HEADERS: Final = (
     ),
     ("`Cache-Status`", "What the cache did for an answer, where there is one: RFC 9211."),
     ("`Retry-After`", "Seconds until it is worth asking again."),
+    ("`RateLimit`, `RateLimit-Policy`", "How much is left of a rate limit, and what it is, where one is."),
 )
 
 _FORMS: Final[Mapping[ErrorBody, str]] = {problem: "problem", protocol_error: "error", mlflow_error: "MLflow"}
@@ -87,8 +88,11 @@ _LABELS: Final[Mapping[str, str]] = {
     "own; `bypass`: not kept, as a value is missing or the model excluded",
     "store": "`memory`, `redis`",
     "reason": "Code of the [error](errors.md); of a cached answer `size` or `expired`",
-    "operation": "`look`: find an answer or take the lease; `keep`: write an answer or give the lease back",
+    "operation": "`look`: find an answer or take the lease; `keep`: write an answer or give the lease back. Of rate "
+    "limits `take`: count a request; `look`: when there is room; `give_back`: what another rule has refused",
     "outcome": "`ok`, `timeout`, `error`, `refused` (full, read-only), `garbage` (not an answer of ours), `skipped`",
+    "rule": "One of `rate_limits.rules`, or `max_in_flight_per_principal`",
+    "scope": "For whom it counts: `principal`, `address`, `model`, or several",
     "python": "Version of Python",
     "certificate": "`server`",
 }

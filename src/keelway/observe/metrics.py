@@ -109,6 +109,27 @@ METRICS: Final = (
         "deadline would have passed), `queue_full`, `displaced` (a batch request made room for an interactive one).",
     ),
     Metric(
+        "ml_rate_limited_total",
+        "counter",
+        ("rule", "scope"),
+        "Requests refused by a rate limit, or because too many of the principal's were under way, and for whom that is "
+        "counted.",
+    ),
+    Metric("ml_rate_limit_callers", "gauge", ("rule",), "Callers that a rate limit counts apart in memory."),
+    Metric(
+        "ml_rate_limit_store_requests_total",
+        "counter",
+        ("operation", "outcome"),
+        "Questions to the store of rate limits.",
+    ),
+    Metric(
+        "ml_rate_limit_store_open",
+        "gauge",
+        ("store",),
+        "1 while that store does not answer and is not asked.",
+        across="largest",
+    ),
+    Metric(
         "ml_auth_failures_total",
         "counter",
         ("reason",),

@@ -26,6 +26,7 @@ from keelway.edge.listening import Addresses, address_of, bind, resolve
 from keelway.errors import FailedPrecondition, KeelwayError
 from keelway.guard.auth import Guarded
 from keelway.hosting.keys import KeyFollower
+from keelway.hosting.limiting import check_rate_limits
 from keelway.hosting.sources import ModelSource
 from keelway.observe.audit import AuditLog
 from keelway.observe.merging import Ledger, Series, Table, merge
@@ -64,9 +65,8 @@ class Supervisor:
         self._file = file
         self._reload = reload
         self._clock = clock or SystemClock()
-        if settings.demands_credentials:
-            # What does not fit together is said here, and not by a worker that ends.
-            Guarded(settings.auth, settings.jwt, self._clock)
+        # What does not fit together is said here, and not by a worker that ends.
+        self._check(settings)
         self._audit = AuditLog(settings.audit.file, self._clock)
         self._keys: KeyFollower | None = None
         if keys is not None and settings.auth.keys:
@@ -116,6 +116,11 @@ class Supervisor:
                 finally:
                     await self._end()
         return int(self._crew.abandoned)
+
+    def _check(self, settings: Settings) -> None:
+        if settings.demands_credentials:
+            Guarded(settings.auth, settings.jwt, self._clock)
+        check_rate_limits(settings, self._clock)
 
     def _hold(self, held: contextlib.ExitStack) -> None:
         """Take the sockets and whatever else the workers inherit."""
@@ -181,8 +186,7 @@ class Supervisor:
         if self._reload is not None:
             try:
                 settings = unmoved(self._reload(), self._settings)
-                if settings.demands_credentials:
-                    Guarded(settings.auth, settings.jwt, self._clock)
+                self._check(settings)
                 self._settings = settings
             except KeelwayError as error:
                 log.error("nothing is reloaded, the settings do not hold: %s", error.message)

@@ -87,7 +87,7 @@ def test_an_answered_call_is_forgotten_without_the_collector(server: Server, pee
             peer.sendall(frame(1, 4, number, Encoder().encode(HEADERS, huffman=False)) + frame(0, 1, number, body))
             assert heard(peer, b"grpc-status")
         wait_until(lambda: server.in_flight() == 0, "the permit to be back")
-        left = ("Stream", "InferenceExchange", "Waiting", "_Passage")
+        left = ("Stream", "InferenceExchange", "Waiting", "Passage")
         assert sum(type(thing).__name__ in left for thing in gc.get_objects()) <= 4
     finally:
         gc.enable()

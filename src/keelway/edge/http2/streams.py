@@ -42,6 +42,7 @@ class Stream:
         "exchange",
         "expected",
         "id",
+        "peer",
         "pending",
         "received",
         "returned",
@@ -55,6 +56,8 @@ class Stream:
 
     def __init__(self, connection: Connection, number: int, since: float, expected: int) -> None:
         self._connection = connection
+        #: Who is at the other end; whoever knows better, behind a proxy, may say so.
+        self.peer = connection.peer
         self.id = number
         self.since = since
         self.expected = expected
@@ -72,11 +75,6 @@ class Stream:
         self.unsent = self.unsent_before = 0
         self.stalled_since: float | None = None
         self.waiter: asyncio.Future[Any] | None = None
-
-    @property
-    def peer(self) -> Peer:
-        """Who is at the other end."""
-        return self._connection.peer
 
     def respond(self, response: Response) -> None:
         """Answer at once and whole."""

@@ -8,8 +8,10 @@ from typing import Protocol
 
 from keelway.edge.http2.application import Exchange, Response
 from keelway.edge.http2.streams import Stream
-from keelway.errors import KeelwayError, Unavailable
+from keelway.errors import KeelwayError, Unavailable, bare
+from keelway.guard.addresses import Proxies
 from keelway.guard.auth import Authenticator, Credentials, NotYet
+from keelway.guard.gate import Gate
 from keelway.transports.grpc.calls import RefusedCall
 from keelway.types import Principal
 
@@ -24,15 +26,39 @@ class Entered(Protocol):
         ...
 
 
-class GuardedOpening:
-    """Calls with the same headers, of callers who prove themselves by ``credentials``."""
+class CountedOpening:
+    """Calls that come to no model, under the rate limits."""
 
-    def __init__(self, authenticator: Authenticator, credentials: Credentials, inner: Entered) -> None:
+    def __init__(self, gate: Gate, inner: Entered) -> None:
+        self._gate = gate
+        self._inner = inner
+
+    def enter(self, stream: Stream, principal: Principal) -> Exchange:
+        try:
+            self._gate.pass_by(principal, stream.peer)
+        except KeelwayError as error:
+            return RefusedCall(stream, partial(self._inner.refused, bare(error)))
+        return self._inner.enter(stream, principal)
+
+    def refused(self, error: KeelwayError) -> Response:
+        return self._inner.refused(error)
+
+
+class GuardedOpening:
+    """Calls with the same headers, of callers who prove themselves by ``credentials`` and come by ``proxies`` that say
+    what was ``forwarded``."""
+
+    def __init__(
+        self, authenticator: Authenticator, credentials: Credentials, proxies: Proxies, forwarded: bytes, inner: Entered
+    ) -> None:
         self.authenticator = authenticator
         self.credentials = credentials
         self.inner = inner
+        self._proxies = proxies
+        self._forwarded = forwarded
 
     def open(self, stream: Stream) -> Exchange:
+        stream.peer = self._proxies.behind(stream.peer, self._forwarded)
         try:
             principal = self.authenticator.principal(self.credentials, stream.peer)
         except KeelwayError as error:

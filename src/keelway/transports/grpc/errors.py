@@ -13,7 +13,7 @@ from typing import Final
 
 from keelway.edge.http2.application import Response
 from keelway.edge.http2.header_blocks import written
-from keelway.errors import ErrorCode, KeelwayError
+from keelway.errors import ErrorCode, KeelwayError, RateLimited
 
 log = logging.getLogger("keelway.grpc")
 
@@ -47,6 +47,8 @@ REQUEST_ID: Final = "x-request-id"
 FIELD: Final = "keelway-error-field"
 #: What gRPC's own clients look at before they try again, in milliseconds.
 PUSHBACK: Final = "grpc-retry-pushback-ms"
+#: The same in seconds, for whoever reads it as over REST.
+RETRY_AFTER: Final = "retry-after"
 
 CONTENT_TYPE: Final = (b"content-type", b"application/grpc")
 OK_HEAD: Final = written([(b":status", b"200"), CONTENT_TYPE])
@@ -70,6 +72,9 @@ def trailing_metadata(error: KeelwayError, request_id: str) -> tuple[tuple[str, 
         metadata.append((FIELD, error.field))
     if error.retry_after is not None:
         metadata.append((PUSHBACK, str(math.ceil(error.retry_after * 1000))))
+        metadata.append((RETRY_AFTER, str(math.ceil(error.retry_after))))
+    if isinstance(error, RateLimited):
+        metadata += [(name.decode(), value.decode()) for name, value in error.fields]
     return tuple(metadata)
 
 

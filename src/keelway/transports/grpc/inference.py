@@ -4,6 +4,8 @@ straight down the request line, without a task, as on REST's fast lane.
 
 from __future__ import annotations
 
+from functools import partial
+
 from keelway.batching.waiting import Waiting
 from keelway.codecs.protobuf import OpenInferenceProtobufCodec
 from keelway.codecs.protobuf_rows import BatchPredictCodec, PredictCodec
@@ -13,7 +15,6 @@ from keelway.edge.http2.application import Exchange, Response
 from keelway.edge.http2.header_blocks import written
 from keelway.edge.http2.streams import Stream
 from keelway.errors import Cancelled, DeadlineExceeded, KeelwayError
-from keelway.guard.admission import overloaded
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
 from keelway.transports.grpc.calls import Collected, RefusedCall
@@ -58,17 +59,17 @@ class InferenceOpening:
         self.patience = min(seconds, patience)
 
     def enter(self, stream: Stream, principal: Principal) -> Exchange:
-        """Takes a permit."""
-        if not self.plane.admission.try_enter(self.priority):
-            return RefusedCall(stream, self._overloaded)
+        """Comes by the gate."""
+        refused = self.plane.gate.enter(self.priority, principal, stream.peer)
+        if refused is not None:
+            return RefusedCall(stream, partial(self._not_let_in, refused))
         return InferenceExchange(self, stream, principal)
 
     def refused(self, error: KeelwayError) -> Response:
         self.plane.turned_away(self.transport, error)
         return refusal(error, self.ids.next())
 
-    def _overloaded(self) -> Response:
-        error = overloaded()
+    def _not_let_in(self, error: KeelwayError) -> Response:
         self.plane.refused(self.transport, error)
         return refusal(error, self.ids.next())
 
@@ -76,7 +77,16 @@ class InferenceOpening:
 class InferenceExchange:
     """One call. It holds a permit until it is answered, refused or cancelled."""
 
-    __slots__ = ("_admitted", "_cancelled", "_message", "_opening", "_principal", "_request_id", "_stream", "_waiting")
+    __slots__ = (
+        "_admitted",
+        "_cancelled",
+        "_message",
+        "_opening",
+        "_principal",
+        "_request_id",
+        "_stream",
+        "_waiting",
+    )
 
     def __init__(self, opening: InferenceOpening, stream: Stream, principal: Principal) -> None:
         self._opening = opening
@@ -123,8 +133,7 @@ class InferenceExchange:
             self._leave()
             return refusal(error, request_id)
         if isinstance(answer, Answer):
-            self._admitted = False
-            plane.admission.leave()
+            self._leave()
             return _answered(answer)
         self._waiting = answer
         answer.then(self._settled)
@@ -160,11 +169,13 @@ class InferenceExchange:
     def _leave(self) -> None:
         if self._admitted:
             self._admitted = False
-            self._opening.plane.admission.leave()
+            self._opening.plane.gate.leave(self._principal)
 
 
 def _answered(answer: Answer) -> Response:
     trailers = OK_TRAILERS
     if answer.cache_status:
         trailers += written([(b"cache-status", answer.cache_status)])
+    if answer.rate_limit:
+        trailers += written([(b"ratelimit", answer.rate_limit)])
     return Response(OK_HEAD, framed(answer.encoded.body), trailers)

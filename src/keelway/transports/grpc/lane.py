@@ -19,7 +19,7 @@ from keelway.guard.auth import Authenticator, OpenToAll
 from keelway.hosting.fleet import Fleet
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
-from keelway.transports.grpc.admission import Entered, GuardedOpening
+from keelway.transports.grpc.admission import CountedOpening, Entered, GuardedOpening
 from keelway.transports.grpc.calls import (
     Answer,
     RefusedOpening,
@@ -84,6 +84,8 @@ class GrpcLane:
         methods[WATCH] = self._streaming(self._watch)
         for path in PATHS:
             methods[path] = self._streaming(self._reflect)
+        for path in methods.keys() - OPEN_METHODS - inference_methods(settings.limits).keys():
+            methods[path] = self._counted(methods[path])
         #: Paths of all methods, with their leading slash.
         self.methods = frozenset(methods)
         self._by_path = {
@@ -113,7 +115,10 @@ class GrpcLane:
             return self._refused(CallRefused(Status.UNIMPLEMENTED, "there is no such method"))
         try:
             method, authenticator = found
-            return GuardedOpening(authenticator, authenticator.present(head.fields), method(call_head(head.fields)))
+            proxies, opened = self._plane.gate.proxies, method(call_head(head.fields))
+            return GuardedOpening(
+                authenticator, authenticator.present(head.fields), proxies, proxies.forwarded(head.fields), opened
+            )
         except (CallRefused, KeelwayError) as error:
             return self._refused(error)
 
@@ -142,6 +147,9 @@ class GrpcLane:
             )
 
         return opening
+
+    def _counted(self, method: Method) -> Method:
+        return lambda head: CountedOpening(self._plane.gate, method(head))
 
     def _unary(self, answer: Answer) -> Method:
         patience = self._settings.http.body_timeout

@@ -15,6 +15,8 @@ from keelway.errors import InvalidInput
 PROBES: Final = frozenset(
     {"/health/live", "/health/ready", "/health/startup", "/ping", "/v2/health/live", "/v2/health/ready"}
 )
+#: What the rate limits do not count: whoever watches the server must not be locked out when callers are.
+EXEMPT: Final = PROBES | {"/metrics"}
 #: What ``auth.public`` can open, by its names.
 PUBLIC: Final = {"metrics": frozenset({"/metrics"}), "docs": frozenset({"/", "/docs", "/openapi.json"})}
 

@@ -19,6 +19,7 @@ from keelway.errors import Cancelled, InvalidInput, KeelwayError, NotFound
 from keelway.guard.auth import Authenticator
 from keelway.observe.request_ids import RequestIds
 from keelway.routing.snapshot import ServingSnapshot
+from keelway.transports.rest.access import EXEMPT
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.paths import InferencePaths, InferenceRoute
@@ -75,7 +76,7 @@ class Door:
         body_of = route.error_body if route is not None else error_body_of(scope["path"])
         try:
             self._origins.check(headers, scope["method"])
-            peer = peer_of(scope)
+            peer = self._caller(scope)
             if route is None and scope["path"] in self._open:
                 principal = ANONYMOUS
             else:
@@ -83,6 +84,8 @@ class Door:
             if route is None:
                 scope["request_id"] = request_id
                 scope["principal"] = principal
+                if scope["path"] not in EXEMPT:
+                    self._plane.gate.pass_by(principal, peer)
                 await self._rest(scope, receive, send)
                 return
             if scope["method"] != "POST":
@@ -114,7 +117,7 @@ class Door:
         length = content_length(headers)
         deadline = plane.clock.monotonic() + timeout_of(headers, self._request_timeout)
         priority = priority_of(headers)
-        plane.admit(route.transport, priority)
+        self._enter(route, priority, principal, peer)
         try:
             message = await receive()
             body = message.get("body", b"")
@@ -140,7 +143,21 @@ class Door:
             )
             return answer if isinstance(answer, Answer) else await _while_connected(answer, receive)
         finally:
-            plane.admission.leave()
+            plane.gate.leave(principal)
+
+    def _caller(self, scope: Scope) -> Peer:
+        """Who calls, which is told to whoever looks at the scope."""
+        near, proxies = peer_of(scope), self._plane.gate.proxies
+        peer = proxies.behind(near, proxies.forwarded(scope["headers"]))
+        if peer is not near:
+            scope["state"]["peer"] = peer
+        return peer
+
+    def _enter(self, route: InferenceRoute, priority: Priority, principal: Principal, peer: Peer) -> None:
+        refused = self._plane.gate.enter(priority, principal, peer)
+        if refused is not None:
+            self._plane.refused(route.transport, refused)
+            raise refused
 
     async def _rest_of_body(self, message: Message, receive: Receive, declared: int) -> bytes:
         """The whole body, of which ``message`` is the first part, within the size limit. The connection itself sees to
@@ -197,6 +214,8 @@ def reply_headers(answer: Answer, route: InferenceRoute, request_id: str) -> lis
         headers.append((b"keelway-model-digest", version.model_digest.encode()))
     if answer.cache_status:
         headers.append((b"cache-status", answer.cache_status))
+    if answer.rate_limit:
+        headers.append((b"ratelimit", answer.rate_limit))
     if encoded.json_length is not None:
         headers.append((b"inference-header-content-length", b"%d" % encoded.json_length))
     return headers

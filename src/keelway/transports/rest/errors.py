@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from keelway.errors import ErrorCode, KeelwayError, Unauthenticated
+from keelway.errors import ErrorCode, KeelwayError, RateLimited, Unauthenticated
 
 #: The status of each error code. A test says that it is complete.
 STATUS: Final[Mapping[ErrorCode, int]] = {
@@ -100,6 +100,8 @@ def error_reply(
         status, known = STATUS[error.code], error
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
+        if isinstance(error, RateLimited):
+            headers.extend(error.fields)
         if status == 401:
             presented = isinstance(error, Unauthenticated) and error.presented
             headers.append((b"www-authenticate", _INVALID if presented else _CHALLENGE))

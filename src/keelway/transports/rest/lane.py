@@ -16,7 +16,6 @@ from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.fast_lane import Headers, Reply
 from keelway.errors import Cancelled, KeelwayError
-from keelway.guard.admission import overloaded
 from keelway.guard.auth import Authenticator, Credentials, NotYet
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.rest.door import (
@@ -50,6 +49,7 @@ class Opening(NamedTuple):
     priority: Priority
     length: int
     credentials: Credentials
+    forwarded: bytes
 
 
 class InferenceLane:
@@ -93,7 +93,8 @@ class InferenceLane:
         return opening
 
     def open(self, verdict: Opening, peer: Peer) -> InferenceExchange | Refusal | Introduction:
-        """Takes a permit, if there is one, for a caller who is known."""
+        """Comes by the gate, for a caller who is known."""
+        peer = self.plane.gate.proxies.behind(peer, verdict.forwarded)
         try:
             principal = self.authenticator.principal(verdict.credentials, peer)
         except KeelwayError as error:
@@ -104,9 +105,10 @@ class InferenceLane:
 
     def enter(self, verdict: Opening, principal: Principal, peer: Peer) -> InferenceExchange | Refusal:
         """What ``open`` does, for a caller who is known."""
-        if not self.plane.admission.try_enter(verdict.priority):
+        refused = self.plane.gate.enter(verdict.priority, principal, peer)
+        if refused is not None:
             # Under overload most requests come here: to refuse one must cost less than to answer it.
-            return Refusal(self, verdict, None)
+            return Refusal(self, verdict, refused, by_gate=True)
         return InferenceExchange(self, verdict, self.plane.clock.monotonic() + verdict.seconds, principal, peer)
 
     def _judge(self, target: bytes, headers: Headers) -> Opening | None:
@@ -128,6 +130,7 @@ class InferenceLane:
                 priority_of(given),
                 int(given[b"content-length"]),
                 self.authenticator.present(headers),
+                self.plane.gate.proxies.forwarded(headers),
             )
         except (KeelwayError, HttpRefusal):
             return None
@@ -138,23 +141,20 @@ class InferenceLane:
 
 
 class Refusal:
-    """A request that is refused for its head with ``error``; ``None``: because no permit is left. Its body is read, so
-    that the caller hears why, and forgotten."""
+    """A request that is refused for its head. Its body is read, so that the caller hears why, and forgotten."""
 
-    __slots__ = ("_error", "_lane", "_opening")
+    __slots__ = ("_by_gate", "_error", "_lane", "_opening")
 
-    def __init__(self, lane: InferenceLane, opening: Opening, error: KeelwayError | None) -> None:
+    def __init__(self, lane: InferenceLane, opening: Opening, error: KeelwayError, *, by_gate: bool = False) -> None:
+        self._by_gate = by_gate
         self._lane = lane
         self._opening = opening
         self._error = error
 
     def answer(self, body: bytes, replied: Replied) -> Reply:
         error, route = self._error, self._opening.route
-        if error is None:
-            error = overloaded()
-            self._lane.plane.refused(route.transport, error)
-        else:
-            self._lane.plane.turned_away(route.transport, error)
+        plane = self._lane.plane
+        (plane.refused if self._by_gate else plane.turned_away)(route.transport, error)
         return Reply(*error_reply(error, route.error_body, self._lane.ids.next()))
 
     def abandon(self) -> None:
@@ -244,17 +244,17 @@ class InferenceExchange:
                 )
             )
         except KeelwayError as error:
-            plane.admission.leave()
+            plane.gate.leave(self._principal)
             return self._refused(error)
         if isinstance(answer, Answer):
-            plane.admission.leave()
+            plane.gate.leave(self._principal)
             return self._answered(answer)
         self._replied = replied
         answer.then(self._settle)
         return answer
 
     def _settle(self, outcome: Answer | Exception | None) -> None:
-        self._lane.plane.admission.leave()
+        self._lane.plane.gate.leave(self._principal)
         # Whoever is told keeps the exchange: let go of, or they would be left to the collector.
         replied, self._replied = self._replied, _nobody
         if isinstance(outcome, Answer):
@@ -265,7 +265,7 @@ class InferenceExchange:
             replied(None)
 
     def abandon(self) -> None:
-        self._lane.plane.admission.leave()
+        self._lane.plane.gate.leave(self._principal)
 
     def _answered(self, answer: Answer) -> Reply:
         return Reply(200, reply_headers(answer, self._opening.route, self._request_id), answer.encoded.body)

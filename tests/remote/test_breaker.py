@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keelway.cache.breaker import Breaker
+from keelway.remote.breaker import Breaker
 from keelway.testing import FakeClock
 
 

@@ -1,0 +1,135 @@
+"""A ``LimitStore`` in Redis or Valkey, counted by the scripts of the library limits: a sliding window of two counters
+for each caller of a rule, atomic whoever else counts, by the store's own clock.
+
+Rules are counted side by side, in the time of one round trip. If one of them refuses, a second trip asks it when there
+will be room, and gives back what the others have taken; whoever asks knows that then, and need not come again so soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+
+from keelway.clock import Clock
+from keelway.errors import FailedPrecondition
+from keelway.ports import Charge, Use
+from keelway.remote.redis import RedisLink
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+
+#: Beginning of every key of ours, with the form of what is kept there.
+_PREFIX: Final = "keelway:limit:1"
+_LONGEST: Final = 64
+
+
+class RedisLimitStore:
+    """``timeout`` is for each question, connecting included, in seconds. After ``failures`` in a row the store is left
+    alone for ``pause`` seconds; one that is full or may only be read is left alone at once. ``noted`` is told the
+    operation (``take``, ``look``, ``give_back``) and how it went, ``turned`` of openings of the breaker (true) and
+    closings: see ``RedisLink``.
+
+    Raises ``FailedPrecondition`` without redis-py or limits, and for a ``url`` that is none."""
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        *,
+        timeout: float,
+        failures: int,
+        pause: float,
+        noted: Callable[[str, str], None] = lambda operation, outcome: None,
+        turned: Callable[[bool], None] = lambda is_open: None,
+    ) -> None:
+        self._link = RedisLink(
+            url,
+            clock,
+            timeout=timeout,
+            failures=failures,
+            pause=pause,
+            setting="rate_limits.store",
+            what="the store of rate limits",
+            noted=noted,
+            turned=turned,
+        )
+        self._noted = noted
+        try:
+            from limits.aio.storage import RedisStorage
+            from limits.aio.strategies import SlidingWindowCounterRateLimiter
+        except ImportError:
+            raise FailedPrecondition(
+                "rate limits in Redis need the library limits", hint='pip install "keelway[redis]"'
+            ) from None
+        # The address is the pool's; it may hold a password, which nobody else need know.
+        self._storage: Any = RedisStorage(
+            "async+redis://pool:6379", implementation="redispy", key_prefix=_PREFIX, connection_pool=self._link.pool
+        )
+        self._strategy = SlidingWindowCounterRateLimiter(self._storage)
+        self._items: dict[tuple[str, int, int], RateLimitItem] = {}
+
+    async def take(self, charges: Sequence[Charge], seconds: float) -> Sequence[Use | None] | None:
+        """See ``LimitStore``."""
+        link = self._link
+        if not link.writes.allows():
+            self._noted("take", "skipped")
+            return None
+        taken = await link.ask("take", partial(self._hits, charges), seconds)
+        if taken is None:
+            return None
+        link.writes.succeeded()
+        if all(taken):
+            return [None] * len(charges)
+        return await asyncio.gather(
+            *[
+                (self._give_back if ok else self._look)(charge, seconds)
+                for ok, charge in zip(taken, charges, strict=True)
+            ]
+        )
+
+    async def close(self) -> None:
+        await self._link.pool.aclose()
+
+    async def _hits(self, charges: Sequence[Charge]) -> Sequence[bool]:
+        if len(charges) == 1:
+            return [await self._hit(charges[0])]
+        return await asyncio.gather(*map(self._hit, charges))
+
+    async def _hit(self, charge: Charge) -> bool:
+        return await self._strategy.hit(self._item(charge), _subject(charge), cost=charge.cost)
+
+    async def _look(self, charge: Charge, seconds: float) -> Use:
+        """What was used. Where that cannot be said, all of it, a while ago."""
+        key = self._item(charge).key_for(_subject(charge))
+        seen = await self._link.ask("look", partial(self._storage.get_sliding_window, key, charge.seconds), seconds)
+        if seen is None:
+            return Use(charge.amount, 0, charge.seconds)
+        previous, previous_left, current, current_left = seen
+        # What is kept for the next window is kept for two; a window without anything in it has no time of its own.
+        return Use(previous, current, previous_left if previous else max(0.0, current_left - charge.seconds))
+
+    async def _give_back(self, charge: Charge, seconds: float) -> None:
+        # The library's name for the counter of this window. Should that have ended, the next is a little less.
+        window = f"{{{self._item(charge).key_for(_subject(charge))}}}"
+        back = partial(self._storage.incr, window, charge.seconds, -charge.cost)
+        await self._link.ask("give_back", back, seconds)
+
+    def _item(self, charge: Charge) -> RateLimitItem:
+        key = (charge.rule, charge.amount, charge.seconds)
+        item = self._items.get(key)
+        if item is None:
+            from limits import RateLimitItemPerSecond
+
+            item = self._items[key] = RateLimitItemPerSecond(charge.amount, charge.seconds, namespace=charge.rule)
+        return item
+
+
+def _subject(charge: Charge) -> str:
+    """Whom it counts for, in a form that a key takes: names may be long, and hold what separates the parts of keys."""
+    subject = charge.subject
+    if len(subject) <= _LONGEST and subject.isascii() and subject.isprintable() and not set("/{}") & set(subject):
+        return subject
+    return blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
