@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -226,9 +227,17 @@ def forest_item() -> Item:
 
 
 class Server:
-    """A server in a thread, for ``with``. ``settings`` are sections of the settings: ``http={"max_rows": 3}``."""
+    """A server in a thread, for ``with``. ``settings`` are sections of the settings: ``http={"max_rows": 3}``. With
+    ``context`` it is asked over TLS."""
 
-    def __init__(self, source: Any, *, keys: KeySource | None = None, **settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        source: Any,
+        context: ssl.SSLContext | None = None,
+        *,
+        keys: KeySource | None = None,
+        **settings: Mapping[str, Any],
+    ) -> None:
         self.port = free_port()
         sections = {
             "registry": {"poll_interval": 0.02},
@@ -237,7 +246,8 @@ class Server:
         }
         sections["registry"] = {"poll_interval": 0.02, **settings.get("registry", {})}
         sections["http"] = {"address": f"127.0.0.1:{self.port}", **settings.get("http", {})}
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.context = context
+        self.url = f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
         self.app = App(load_settings(None, {}, sections), source, keys=keys)
         #: Host and port of gRPC, where ``grpc={"address": "127.0.0.1:0"}`` asks for it and once it is ready.
         self.grpc = ""
@@ -301,10 +311,10 @@ class Server:
     # Asking it
 
     def get(self, path: str, **headers: str) -> Reply:
-        return ask(self.url + path, "GET", headers=headers)
+        return ask(self.url + path, "GET", headers=headers, context=self.context)
 
     def post(self, path: str, document: Any, **headers: str) -> Reply:
-        return ask(self.url + path, "POST", document, headers)
+        return ask(self.url + path, "POST", document, headers, self.context)
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a sample on the metrics page; the sum where ``labels`` leave several, 0 where none is there."""
@@ -316,7 +326,7 @@ class Server:
         return self.metric("ml_requests_in_flight")
 
     def wire(self, timeout: float = PATIENCE) -> Wire:
-        return Wire(self.port, timeout)
+        return Wire(self.port, timeout, self.context)
 
 
 def free_port() -> int:

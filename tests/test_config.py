@@ -18,6 +18,7 @@ EVERY_SETTING = pytest.mark.parametrize(
 
 #: Settings whose values are checked against a pattern or may be 0: setting -> another valid value than the default.
 OTHERS: dict[str, Any] = {
+    "tls.client_certificates": "optional",
     "logs.level": "warning",
     "logs.format": "text",
     "cache.jitter": 0.5,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -33,15 +34,22 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
-def ask(url: str, method: str, document: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
-    """One request with the standard library. ``document`` is sent as JSON, or as it is when it is bytes."""
+def ask(
+    url: str,
+    method: str,
+    document: Any = None,
+    headers: Mapping[str, str] | None = None,
+    context: ssl.SSLContext | None = None,
+) -> Reply:
+    """One request with the standard library. ``document`` is sent as JSON, or as it is when it is bytes. ``context`` is
+    for TLS."""
     body = document if isinstance(document, bytes) or document is None else json.dumps(document).encode()
     names = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
     if body is not None:
         names.setdefault("content-type", "application/json")
     request = urllib.request.Request(url, body, names, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE, context=context) as response:
             return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, response.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -64,10 +72,13 @@ def predict_bytes(*headers: tuple[str, str], path: str = "/v1/models/m/predict",
 
 
 class Wire:
-    """One TCP connection. ``reply`` reads the next reply, ``None`` when the server has closed in good order."""
+    """One TCP connection, with TLS if there is a ``context``. ``reply`` reads the next reply, ``None`` when the server
+    has closed in good order."""
 
-    def __init__(self, port: int, timeout: float = PATIENCE) -> None:
+    def __init__(self, port: int, timeout: float = PATIENCE, context: ssl.SSLContext | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_hostname="127.0.0.1")
         self._file = self.socket.makefile("rb")
 
     def __enter__(self) -> Wire:

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The settings of who may come in, and how often: sections of ``keelway.config``, which says how they are read."""
-=======
-"""The settings of authentication, rate limits and the audit log: sections of ``keelway.config``, which reads them."""
->>>>>>> limits
+"""The settings of who may come in, and how often, and of TLS: sections of ``keelway.config``, which reads them."""
 
 from __future__ import annotations
 
@@ -11,11 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-<<<<<<< HEAD
-_Count = Annotated[int, Meta(ge=1)]
-=======
 _PositiveInt = Annotated[int, Meta(ge=1)]
->>>>>>> limits
 _Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 #: What a setting that is a secret, or may hold one, is marked by.
 SECRET = {"secret": True}
@@ -32,6 +24,34 @@ class Discreet(msgspec.Struct, frozen=True):
             value = getattr(self, field.name)
             extra = getattr(msgspec.inspect.type_info(field.type), "extra", None) or {}
             yield field.name, "***" if value and extra.get("secret") else value
+
+
+class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    certificate: Annotated[
+        str,
+        Meta(
+            description="PEM file of the server's certificate chain. With it, the HTTP port and gRPC's speak TLS only."
+        ),
+    ] = ""
+    private_key: Annotated[str, Meta(description="PEM file of the certificate's private key, without passphrase.")] = ""
+    client_ca: Annotated[
+        str,
+        Meta(
+            description="PEM file of the authorities that sign the certificates of clients. Empty: none is asked for."
+        ),
+    ] = ""
+    client_certificates: Annotated[
+        str,
+        Meta(
+            description="With `client_ca`: `required`, only clients with a certificate of those authorities come in, "
+            "or `optional`, those without any come in too. One of another authority never does.",
+            pattern="^(optional|required)$",
+        ),
+    ] = "required"
+    poll_interval: Annotated[
+        _Seconds,
+        Meta(description="Seconds between two looks at the files. New connections get what has changed."),
+    ] = 5.0
 
 
 class AuthSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -129,65 +149,6 @@ class JwtSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def configured(self) -> bool:
         """Whether tokens are accepted."""
         return bool(self.secret or self.secret_file or self.key_file or self.jwks_url)
-
-
-class RateLimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    rules: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="Sentences such as `1000 rows/minute per principal`: an amount of `requests` or `rows`, a time "
-            "(`second`, `minute`, `hour`, `day`, or several: `10 seconds`), for whom it is counted (`principal`, "
-            "`address`, `model`, or several joined by `and`), and `on` a model, if it is for one alone. Beyond it 429 "
-            "with Retry-After. Without rules nothing is limited."
-        ),
-    ] = ()
-    store: Annotated[
-        str,
-        Meta(
-            description="Where use is counted. `redis://host:6379/0` (`rediss://` with TLS): in a Redis or Valkey that "
-            "servers and workers share. `memory`: in each process by itself, so that several workers let through "
-            "several times as much. Empty: in memory, and several workers are refused."
-        ),
-    ] = ""
-    on_failure: Annotated[
-        str,
-        Meta(
-            description="While that store is away: `local`, each process counts for itself; `open`, nobody counts; "
-            "`closed`, requests that a rule is for get 503.",
-            pattern="^(local|open|closed)$",
-        ),
-    ] = "local"
-    trusted_proxies: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="Addresses or networks (`10.0.0.0/8`) of proxies whose word on the address of a caller is "
-            "taken. Of the addresses that they report, the rightmost which is none of theirs counts."
-        ),
-    ] = ()
-    proxy_header: Annotated[
-        str,
-        Meta(
-            description="The header in which they report it: `x-forwarded-for` or `forwarded`. The other one is not "
-            "looked at: a proxy may let through what a caller has written there.",
-            pattern="^(x-forwarded-for|forwarded)$",
-        ),
-    ] = "x-forwarded-for"
-    max_callers: Annotated[
-        _Count,
-        Meta(
-            description="Callers that each rule counts apart in memory in a window, as many again that it knows from "
-            "the window before. Those who come later share counters."
-        ),
-    ] = 10_000
-    redis_timeout: Annotated[
-        _Seconds, Meta(description="Seconds that one question to Redis may take, connecting included.")
-    ] = 0.025
-    redis_failures: Annotated[
-        _Count, Meta(description="Failures of Redis in a row after which it is not asked for a while.")
-    ] = 3
-    redis_pause: Annotated[
-        _Seconds, Meta(description="Seconds for which it is not asked then; afterwards one request tries.")
-    ] = 5.0
 
 
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -13,22 +13,24 @@ import logging
 import math
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import uvicorn
 
 from keelway.clock import Clock, SystemClock
 from keelway.codecs.rows import RowCodec
 from keelway.config import Settings
 from keelway.contract.names import fold
 from keelway.dataplane import Answer, DataPlane, InferenceCall
-from keelway.edge.accepting import Berth
+from keelway.edge.accepting import Berth, Place
 from keelway.edge.listening import Addresses, address_of, bind, resolve, split_address
 from keelway.edge.preface import port_factory
 from keelway.edge.protocol import sweep_forever
-from keelway.edge.server import EdgeServer
+from keelway.edge.server import EdgeServer, server_config
+from keelway.edge.tls import Certificates, certificates
+from keelway.edge.uvicorn_parts import Config
 from keelway.guard.admission import Admission
 from keelway.hosting.caching import answer_cache
 from keelway.hosting.callers import Callers
@@ -92,6 +94,7 @@ class App:
         self._open_paths = open_paths(settings.auth.public)
         self._grpc_lane: GrpcLane | None = None
         self._grpc: GrpcServer | None = None
+        self._tls: Certificates | None = None
         self._draining = False
         self._retiring = False
         self._patience_ends = math.inf
@@ -134,20 +137,25 @@ class App:
     async def serve(self, on_listening: Callable[[Addresses], None] = lambda addresses: None) -> None:
         """As ``run``, on the running loop."""
         settings, berth = self.settings, self._berth
-        listener = berth.listener if berth else bind(resolve(settings.http.address, "http.address", settings.anywhere))
+        listener = (
+            berth.http.listener if berth else bind(resolve(settings.http.address, "http.address", settings.anywhere))
+        )
         try:
+            self._tls = certificates(settings.tls, self._metrics.certificate_expires)
             await self._callers.start()
-            grpc_address = await self._start_grpc() if berth is None or berth.early else ""
+            grpc_address = self._start_grpc() if berth is None or berth.early else ""
         except BaseException:
             listener.close()
             raise
-        server = self._server = EdgeServer(self._uvicorn_config(), berth)
+        server = self._server = self._edge_server(listener)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         background = [
             asyncio.create_task(self._flush_forever()),
             asyncio.create_task(sweep_forever(server.server_state.connections, self._clock)),
             *map(asyncio.create_task, self._callers.work()),
         ]
+        if self._tls is not None:
+            background.append(asyncio.create_task(self._tls.follow()))
         with self._signals():
             try:
                 # Listening before loading: probes get an answer, and it is "not ready" until the models are warm.
@@ -158,7 +166,7 @@ class App:
                     gc.set_threshold(_COLLECT_AFTER, 10, 10)
                     if berth is None:  # a worker is told
                         background.append(asyncio.create_task(self._fleet.follow(self.settings.registry.poll_interval)))
-                    on_listening(Addresses(f"http://{address_of(listener)}", grpc_address))
+                    on_listening(Addresses.of(self.settings, address_of(listener), grpc_address))
                 await serving
             finally:
                 server.should_exit = True
@@ -220,7 +228,7 @@ class App:
         if self._berth is not None and self._server is not None:
             self._berth.opened.set()
             if self._grpc is None:
-                await self._start_grpc()
+                self._start_grpc()
             self._server.take_connections()
 
     async def retire(self, linger: float) -> None:
@@ -236,7 +244,7 @@ class App:
         leaving = asyncio.create_task(self._stop_grpc())
         end = self._clock.monotonic() + linger
         # Uvicorn's set tells nobody when it is empty.
-        while server.server_state.connections and self._clock.monotonic() < end:  # noqa: ASYNC110
+        while not server.is_empty() and self._clock.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         server.should_exit = True
         await leaving
@@ -249,15 +257,29 @@ class App:
         if self._grpc is not None:
             self._forcing = asyncio.get_running_loop().create_task(self._grpc.stop(0.0))
 
-    async def _start_grpc(self) -> str:
-        """Serve gRPC where the settings say; the address, empty without one."""
-        settings = self.settings
+    def _start_grpc(self) -> str:
+        """Serve gRPC on a port of its own where the settings say so; the address, empty without one."""
+        settings, berth = self.settings, self._berth
         if not settings.grpc.address:
             return ""
-        shared = self._berth and self._berth.grpc
-        endpoint = shared or resolve(settings.grpc.address, "grpc.address", settings.anywhere)
-        self._grpc = GrpcServer(settings, self._calls(), self._clock, shared=shared is not None)
-        return await self._grpc.start(endpoint)
+        endpoint = resolve(settings.grpc.address, "grpc.address", settings.anywhere)
+        place = berth.grpc if berth is not None else None
+        place = place or Place.alone(bind(endpoint))
+        context = self._tls.grpc if self._tls is not None else None
+        self._grpc = GrpcServer(settings.http, self._calls(), self._clock, place, context)
+        return self._grpc.address
+
+    def _edge_server(self, listener: socket.socket) -> EdgeServer:
+        """The server of the HTTP port. Uvicorn takes the connections itself where there is nothing else to it."""
+        berth, tls = self._berth, self._tls
+        place = berth.http if berth is not None else Place.alone(listener) if tls is not None else None
+        return EdgeServer(
+            self._uvicorn_config(),
+            self.settings.http,
+            place,
+            early=berth is None or berth.early,
+            context=tls.http if tls is not None else None,
+        )
 
     def _calls(self) -> GrpcLane:
         """Who answers the calls of all ports. Made on the running loop."""
@@ -313,7 +335,7 @@ class App:
             loop.remove_signal_handler(signal.SIGTERM)
             loop.remove_signal_handler(signal.SIGINT)
 
-    def _uvicorn_config(self) -> uvicorn.Config:
+    def _uvicorn_config(self) -> Config:
         settings = self.settings
         service = Service(
             self._plane,
@@ -336,19 +358,8 @@ class App:
         common = (self._plane, settings.http, settings.limits, origins, self._ids, paths)
         lane = InferenceLane(*common, draining, authenticator)
         door = Door(*common, service.application, draining, authenticator, self._open_paths)
-        return uvicorn.Config(
-            door,
-            http=port_factory(lane, self._calls(), settings.http, self._clock),  # type: ignore[arg-type]
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            # Uvicorn's types ask for whole seconds; asyncio, which gets them, takes fractions.
-            timeout_keep_alive=settings.http.keep_alive_timeout,  # type: ignore[arg-type]
-            timeout_graceful_shutdown=settings.serving.drain_timeout,  # type: ignore[arg-type]
-        )
+        protocols = port_factory(lane, self._calls(), settings.http, self._clock)
+        return server_config(door, protocols, settings.http, settings.serving.drain_timeout)
 
     def _publish(self, snapshot: ServingSnapshot) -> None:
         if snapshot.keys is not self._plane.snapshot.keys:

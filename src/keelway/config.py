@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from keelway.access import SECRET, AuditSettings, AuthSettings, Discreet, JwtSettings, RateLimitSettings
+from keelway.access import SECRET, AuditSettings, AuthSettings, Discreet, JwtSettings, RateLimitSettings, TlsSettings
 from keelway.errors import FailedPrecondition, InvalidInput
 
 DEFAULT_HOME = Path(".keelway")
@@ -97,14 +97,6 @@ class GrpcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             description="Host and port to serve gRPC on besides the HTTP port, such as `127.0.0.1:9090`; port 0 takes "
             "a free one. Empty: on the HTTP port alone. Sizes, times and connections are limited as in `http`."
         ),
-    ] = ""
-    tls_certificate: Annotated[
-        str, Meta(description="PEM file of the server's certificate chain. With it, this port speaks TLS only.")
-    ] = ""
-    tls_private_key: Annotated[str, Meta(description="PEM file of the certificate's private key.")] = ""
-    tls_client_ca: Annotated[
-        str,
-        Meta(description="PEM file of authorities. With it, only clients that show a certificate of theirs come in."),
     ] = ""
 
 
@@ -356,6 +348,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     registry: RegistrySettings = RegistrySettings()
     http: HttpSettings = HttpSettings()
     grpc: GrpcSettings = GrpcSettings()
+    tls: TlsSettings = TlsSettings()
     auth: AuthSettings = AuthSettings()
     jwt: JwtSettings = JwtSettings()
     audit: AuditSettings = AuditSettings()

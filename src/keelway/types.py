@@ -240,8 +240,8 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Peer(msgspec.Struct, frozen=True):
     """The other end of a connection, made once for each. ``address`` is that of its socket, without the port; empty
-    where there is none. ``identities`` are those of the certificate that it has proved to hold, such as ``CN=batch`` or
-    ``DNS:batch.internal``; none without one."""
+    where there is none. ``identities`` are those of the certificate that it has proved to hold, such as
+    ``DNS:batch.internal`` or, where it has no alternative name, ``CN=batch``; none without one."""
 
     address: str
     identities: tuple[str, ...] = ()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.serving import Server
+from tests.certificates import Authority
+from tests.serving import Server, Shelf, score
 from tests.steps import mood_model, write_tokenizer
 
 from keelway.artifacts.blobs import BlobStore
@@ -176,6 +178,45 @@ def test_health_says_no_with_exit_code_1(keelway: Keelway) -> None:  # D1
     ran = keelway("health", "http://127.0.0.1:9", "--json")
     assert ran.code == 1
     assert json.loads(ran.out) == {"url": "http://127.0.0.1:9", "ready": False}
+
+
+def test_a_server_with_tls_is_asked_by_who_trusts_it(
+    keelway: Keelway, tmp_path: Path, authority: Authority
+) -> None:  # D1
+    certificate, key = authority.sign("server", to=tmp_path)
+    (tmp_path / "rows.csv").write_text("age,income\n1,2\n")
+    tls = {"certificate": str(certificate), "private_key": str(key), "client_ca": str(authority.certificate)}
+    shown = ("--certificate", certificate, "--private-key", key)
+    trusting = ssl.create_default_context(cafile=str(authority.certificate))
+    with Server(Shelf().serve("m", score), trusting, tls=tls) as server:
+        asked = keelway("health", server.url, "--ca-certificate", authority.certificate, *shown)
+        assert (asked.code, asked.err) == (0, "")
+        for command in (("health", server.url), ("predict", server.url, "--input", "rows.csv")):
+            assert "is not trusted" in (distrustful := keelway(*command, *shown)).err
+            assert distrustful.code == 1
+        ran = keelway(
+            "predict", server.url, "-i", "rows.csv", "--ca-certificate", authority.certificate, *shown, "--json"
+        )
+        assert json.loads(ran.out)["predictions"] == [3.0]
+        assert keelway("health", server.url, "--ca-certificate", authority.certificate).code == 1  # shows nothing
+        assert "go together" in keelway("health", server.url, "--certificate", certificate).err
+        assert "cannot be used" in keelway("health", server.url, "--ca-certificate", "nowhere.pem").err
+
+
+def test_health_of_the_server_of_the_settings_trusts_the_certificate_in_them_and_no_other(
+    keelway: Keelway, tmp_path: Path, authority: Authority
+) -> None:  # D1
+    certificate, key = authority.sign("elsewhere", names="DNS:models.internal", to=tmp_path)
+    other, _ = authority.sign("other", to=tmp_path)
+    tls = {"certificate": str(certificate), "private_key": str(key)}
+    with Server(Shelf().serve("m", score), ssl.create_default_context(), tls=tls) as server:
+        config = tmp_path / "keelway.toml"
+        settings = f'[http]\naddress = "127.0.0.1:{server.port}"\n[tls]\n'
+        config.write_text(settings + f'certificate = "{certificate}"\nprivate_key = "{key}"\n')
+        asked = keelway("health", "--config", config)
+        assert (asked.code, asked.out) == (0, f"{server.url} is ready\n")
+        config.write_text(settings + f'certificate = "{other}"\nprivate_key = "{key}"\n')
+        assert "is not trusted" in keelway("health", "--config", config).err
 
 
 def test_a_wrong_file_is_named_for_what_it_is(keelway: Keelway, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ The clients themselves, which nobody here wrote, are behind it in ``rest_clients
 
 from __future__ import annotations
 
+import ssl
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -35,10 +37,22 @@ CODES: Mapping[int, ErrorCode] = {
 
 
 class Addresses(NamedTuple):
-    """Where the server is: a URL, and host and port."""
+    """Where the server is: a URL, and host and port. Over TLS there is a file of authorities to trust."""
 
     http: str
     grpc: str
+    trust: Path | None = None
+
+    def context(self) -> ssl.SSLContext | None:
+        """What a client in Python needs for TLS."""
+        return ssl.create_default_context(cafile=str(self.trust)) if self.trust else None
+
+    def secured(self, *protocols: str) -> ssl.SSLContext | None:
+        """The same, offering ``protocols``."""
+        context = self.context()
+        if context is not None:
+            context.set_alpn_protocols(protocols)
+        return context
 
 
 class Output(NamedTuple):

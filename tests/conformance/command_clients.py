@@ -85,10 +85,11 @@ class CurlClient:
     def __init__(self, addresses: Addresses, binary: bool) -> None:
         self.binary = binary
         self._url = addresses.http
+        self._trust = ["--cacert", str(addresses.trust)] if addresses.trust else []
         self._folder = Folder()
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
-        said = curl(self._folder, self._url + path, body, headers)
+        said = curl(self._folder, self._url + path, body, headers, *self._trust)
         # The protocol written out by hand asks for this one in the case that it was sent in.
         named = {name.title(): value for name, value in said.headers.items()}
         return int(said.headers[":status"]), named, said.body
@@ -105,7 +106,7 @@ class CommandMessageClient(MessageClient):
 
     def __init__(self, addresses: Addresses, raw: bool, command: str) -> None:
         super().__init__(raw)
-        self._url = f"http://{addresses.grpc}"
+        self._url = f"{'https' if addresses.trust else 'http'}://{addresses.grpc}"
         self._command = command
         self._folder = Folder()
 

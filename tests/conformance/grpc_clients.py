@@ -59,11 +59,15 @@ class TritonClient:
 
     def __init__(self, addresses: Addresses, asynchronous: bool = False) -> None:
         self._address = addresses.grpc
+        self._secured: dict[str, Any] = (
+            {"ssl": True, "root_certificates": str(addresses.trust)} if addresses.trust else {}
+        )
         self._loop = asyncio.Runner() if asynchronous else None
-        self.client = self._loop.run(self._opened()) if self._loop else triton.InferenceServerClient(self._address)
+        blocking = triton.InferenceServerClient
+        self.client = self._loop.run(self._opened()) if self._loop else blocking(self._address, **self._secured)
 
     async def _opened(self) -> Any:
-        return triton_aio.InferenceServerClient(self._address)
+        return triton_aio.InferenceServerClient(self._address, **self._secured)
 
     def _asked(self, call: str, *arguments: Any, **more: Any) -> Any:
         try:

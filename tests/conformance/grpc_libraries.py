@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -38,12 +39,19 @@ def refused(error: Any) -> Refused:
     return Refused(ErrorCode[error.code().name], error.details())
 
 
+def credentials(trust: Path) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(trust.read_bytes())
+
+
 class GrpcioClient(MessageClient):
     """grpcio, blocking."""
 
     def __init__(self, addresses: Addresses, raw: bool) -> None:
         super().__init__(raw)
-        self._channel = grpc.insecure_channel(addresses.grpc, options=UNLIMITED)
+        if addresses.trust is None:
+            self._channel = grpc.insecure_channel(addresses.grpc, options=UNLIMITED)
+        else:
+            self._channel = grpc.secure_channel(addresses.grpc, credentials(addresses.trust), options=UNLIMITED)
 
     def call(self, method: str, request: Any, reply: Any, options: Options = PLAIN) -> Any:
         ask = self._channel.unary_unary(path_of(method), *serializers(request, reply))
@@ -87,9 +95,9 @@ class LoopClient(MessageClient):
     def __init__(self, addresses: Addresses, raw: bool) -> None:
         super().__init__(raw)
         self._loop = asyncio.Runner()
-        self._loop.run(self.open(addresses.grpc))
+        self._loop.run(self.open(addresses))
 
-    async def open(self, address: str) -> None:
+    async def open(self, addresses: Addresses) -> None:
         raise NotImplementedError
 
     async def ask(self, method: str, request: Any, reply: Any, options: Options) -> Any:
@@ -142,8 +150,11 @@ class LoopClient(MessageClient):
 
 
 class GrpcAioClient(LoopClient):
-    async def open(self, address: str) -> None:
-        self.channel = grpc.aio.insecure_channel(address, options=UNLIMITED)
+    async def open(self, addresses: Addresses) -> None:
+        if addresses.trust is None:
+            self.channel = grpc.aio.insecure_channel(addresses.grpc, options=UNLIMITED)
+        else:
+            self.channel = grpc.aio.secure_channel(addresses.grpc, credentials(addresses.trust), options=UNLIMITED)
 
     async def ask(self, method: str, request: Any, reply: Any, options: Options) -> Any:
         try:
@@ -170,9 +181,9 @@ class GrpcAioClient(LoopClient):
 class GrpclibClient(LoopClient):
     """It compresses nothing."""
 
-    async def open(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self.channel = grpclib.client.Channel(host, int(port))
+    async def open(self, addresses: Addresses) -> None:
+        host, _, port = addresses.grpc.rpartition(":")
+        self.channel = grpclib.client.Channel(host, int(port), ssl=addresses.secured("h2"))
 
     async def ask(self, method: str, request: Any, reply: Any, options: Options) -> Any:
         assert not options.gzip
@@ -200,7 +211,13 @@ class GrpclibClient(LoopClient):
                 return  # it gives a connection up with all its streams once the server says that it leaves
 
     async def leave(self) -> None:
+        # Closed, it would wait for the other side's goodbye in TLS for longer than this loop lives.
+        connected: Any = self.channel._protocol
+        transport = connected.connection._transport if connected is not None else None
         self.channel.close()
+        if transport is not None:
+            transport.abort()
+            await asyncio.sleep(0)
 
 
 def name_of(answer: Any) -> str:

@@ -168,8 +168,8 @@ def kserve(addresses: Addresses, transport: str, encoding: str) -> ProcessClient
     return ProcessClient([str(kserve_python()), str(driver), transport, address, encoding])
 
 
-def javascript(addresses: Addresses, encoding: str, trusted: Path | None = None) -> ProcessClient:
-    """Over TLS if there is a file of certificates to trust."""
+def javascript(addresses: Addresses, encoding: str) -> ProcessClient:
+    trusted = addresses.trust
     driver = str(JAVASCRIPT / "driver.cjs")
     arguments = [str(ROOT / "proto"), addresses.grpc, encoding, *([str(trusted)] if trusted else [])]
     return ProcessClient(["node", driver, *arguments], {"NODE_PATH": str(node_modules())})

@@ -32,12 +32,20 @@ class TritonClient:
 
     def __init__(self, addresses: Addresses, binary: bool, asynchronous: bool = False) -> None:
         self.binary = binary
-        self._address = addresses.http.removeprefix("http://")
+        self._address = addresses.http.partition("://")[2]
+        self._trust = addresses.context()
         self._loop = asyncio.Runner() if asynchronous else None
-        self.client = self._loop.run(self._opened()) if self._loop else triton.InferenceServerClient(self._address)
+        self.client = self._loop.run(self._opened()) if self._loop else self._blocking()
+
+    def _blocking(self) -> Any:
+        if self._trust is None:
+            return triton.InferenceServerClient(self._address)
+        return triton.InferenceServerClient(self._address, ssl=True, ssl_context_factory=lambda: self._trust)
 
     async def _opened(self) -> Any:
-        return triton_aio.InferenceServerClient(self._address)
+        if self._trust is None:
+            return triton_aio.InferenceServerClient(self._address)
+        return triton_aio.InferenceServerClient(self._address, ssl=True, ssl_context=self._trust)
 
     def _asked(self, call: str, *arguments: Any) -> Any:
         try:
@@ -100,7 +108,7 @@ class TritonClient:
 class HttpxClient:
     def __init__(self, addresses: Addresses, binary: bool) -> None:
         self.binary = binary
-        self._client = httpx.Client(base_url=addresses.http, timeout=PATIENCE)
+        self._client = httpx.Client(base_url=addresses.http, timeout=PATIENCE, verify=addresses.context() or True)
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         reply = self._client.post(path, content=body, headers=dict(headers))
@@ -119,11 +127,12 @@ class UrllibClient:
     def __init__(self, addresses: Addresses, binary: bool) -> None:
         self.binary = binary
         self._url = addresses.http
+        self._trust = addresses.context()
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         request = urllib.request.Request(self._url + path, body, dict(headers), method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
+            with urllib.request.urlopen(request, timeout=PATIENCE, context=self._trust) as reply:
                 return reply.status, reply.headers, reply.read()
         except urllib.error.HTTPError as error:
             with error:

@@ -47,7 +47,7 @@ class ServerProcess:
             self._process.wait(PATIENCE)
         assert line, self.log()
         http, grpc = json.loads(line)
-        self.addresses = Addresses(http, grpc or http.removeprefix("http://"))
+        self.addresses = Addresses(http, grpc or http.partition("://")[2])
         return self
 
     def terminate(self) -> None:

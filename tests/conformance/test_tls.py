@@ -53,8 +53,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
     files = ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run([*command, *names, *files], check=True, capture_output=True, timeout=PATIENCE)
-    settings = {"address": "127.0.0.1:0", "tls_certificate": str(certificate), "tls_private_key": str(key)}
-    with ServerProcess(grpc=settings) as running:
+    with ServerProcess(tls={"certificate": str(certificate), "private_key": str(key)}) as running:
         yield Secured(running.addresses, certificate)
 
 
@@ -108,7 +107,7 @@ def test_nvidias_client(secured: Secured) -> None:
 
 
 def test_javascript(secured: Secured) -> None:
-    opened = process_clients.javascript(secured.addresses, "typed", secured.certificate)
+    opened = process_clients.javascript(secured.addresses._replace(trust=secured.certificate), "typed")
     with contextlib.closing(opened) as client:
         assert client.model_ready("sums", "2.0.0")
 

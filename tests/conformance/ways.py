@@ -111,6 +111,9 @@ WAYS: Sequence[Way] = [
     javascript("raw", asks=False),
 ]
 
+#: Those that the suite can tell whom to trust. curl agrees on HTTP/1.1 where both are spoken, nghttp trusts everybody.
+OVER_TLS = [way for way in WAYS if way.client != "kserve" and (way.transport, way.client) != ("gRPC", "curl")]
+
 #: The gRPC clients, each once.
 CALLERS = [way for way in WAYS if (way.transport, way.encoding) == ("gRPC", "raw")]
 #: Those that can leave a call under way, and follow a stream.

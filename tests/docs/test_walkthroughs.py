@@ -24,6 +24,7 @@ AFTER_THE_TUTORIAL = {
     "declare-constraints.md",
     "roll-a-new-version.md",
     "run-in-production.md",
+    "use-tls.md",
 }
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
-from keelway.edge.accepting import Acceptor, Berth, Seats
+from keelway.config import HttpSettings
+from keelway.edge.accepting import Acceptor, Place, Seats
 from keelway.edge.listening import bind, resolve
 
 
@@ -33,7 +35,7 @@ class Counted(asyncio.Protocol):
 def seats_of(count: int) -> tuple[Seats, Seats]:
     """The same seats twice, as two processes have them."""
     first, descriptor = Seats.made(count)
-    return first, Seats(descriptor, count)
+    return first, Seats.inherited(descriptor, count)
 
 
 def test_a_seat_is_seen_by_the_others_and_a_vacant_one_is_not_waited_for() -> None:
@@ -63,8 +65,8 @@ def acceptors(listener: socket.socket, count: int) -> list[tuple[Acceptor, set[a
     made = []
     for seat in range(count):
         connections: set[asyncio.BaseTransport] = set()
-        berth = Berth(listener.dup(), seats, seat, True, asyncio.Event(), None)
-        made.append((Acceptor(berth, connections, lambda held=connections: Counted(held)), connections))  # type: ignore[misc]
+        place = Place(listener.dup(), seats, seat)
+        made.append((Acceptor(place, connections, partial(Counted, connections), HttpSettings()), connections))
     return made
 
 
@@ -74,7 +76,7 @@ async def closed(made: list[tuple[Acceptor, set[asyncio.BaseTransport]]], client
         await acceptor.wait_closed()
         for transport in connections:
             transport.abort()  # type: ignore[attr-defined]
-        acceptor._berth.listener.close()
+        acceptor._place.listener.close()
     for client in clients:
         client.close()
     await asyncio.sleep(0.01)
@@ -98,7 +100,7 @@ def test_a_process_that_does_not_come_for_its_share_is_not_waited_for_long(liste
     async def run() -> int:
         made = acceptors(listener, 2)
         (acceptor, connections), _ = made
-        made[0][0]._berth.seats.write(1, 0)  # the other has none, and sits inside a model
+        made[0][0]._place.seats.write(1, 0)  # the other has none, and sits inside a model
         acceptor.open()
         clients = await connected(listener, 5)
         await asyncio.sleep(0.1)
@@ -131,7 +133,7 @@ def test_a_count_that_falls_is_seen_without_a_new_connection(listener: socket.so
         acceptor.open()
         clients = await connected(listener, 3)
         await asyncio.sleep(0.05)
-        seats = acceptor._berth.seats
+        seats = acceptor._place.seats
         assert seats.fewest() == 3
         for client in clients:
             client.close()
@@ -172,7 +174,7 @@ def test_a_process_without_descriptors_goes_on_when_there_are_some(
     async def run() -> int:
         made = acceptors(listener, 1)
         ((acceptor, connections),) = made
-        acceptor._berth = acceptor._berth._replace(listener=Exhausted(acceptor._berth.listener))  # type: ignore[arg-type]
+        acceptor._place = acceptor._place._replace(listener=Exhausted(acceptor._place.listener))  # type: ignore[arg-type]
         acceptor.open()
         clients = await connected(listener, 1)
         await asyncio.sleep(0.3)

@@ -15,7 +15,7 @@ from tests.hostility.neighbour import GrpcNeighbour, Neighbour
 from tests.hostility.served import Attacked
 from tests.serving import ask, predict_bytes
 
-TOTALS = "attack"
+TOTALS, IDLE = "attack", "idle"
 
 
 @pytest.fixture(scope="package")
@@ -90,14 +90,19 @@ def breaks_the_protocol() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    lines = [
-        value
+    properties = [
+        told
         for reports in terminalreporter.stats.values()
         for report in reports
         if getattr(report, "when", "") == "teardown"
-        for name, value in report.user_properties
-        if name == TOTALS
+        for told in report.user_properties
     ]
+    crowds = [value for name, value in properties if name == IDLE]
+    if crowds:
+        terminalreporter.section("idle connections", bold=True)
+    for crowd in crowds:
+        terminalreporter.line(crowd)
+    lines = [value for name, value in properties if name == TOTALS]
     if lines:
         terminalreporter.section("attacks", bold=True)
     for line in lines:

@@ -70,8 +70,16 @@ def test_a_gauge_that_no_worker_has_set_is_absent() -> None:
     assert math.isnan(value(page, "ml_workers"))
 
 
+def test_of_several_certificates_the_one_that_expires_first_is_shown() -> None:
+    early, late, without = worker(), worker(), worker()
+    late.certificate_expires(2e9)
+    early.certificate_expires(1e9)
+    page = merge([tables(one.registry) for one in (without, late, early)])
+    assert value(page, "ml_tls_certificate_expiry_timestamp_seconds", certificate="server") == 1e9
+
+
 def test_every_gauge_says_what_several_workers_make_of_it() -> None:
-    assert {metric.across for metric in METRICS} == {"sum", "largest"}
+    assert {metric.across for metric in METRICS} == {"sum", "largest", "smallest"}
     assert all(metric.across == "sum" for metric in METRICS if metric.kind != "gauge")
 
 

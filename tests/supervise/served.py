@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -129,7 +130,10 @@ def spec_document(spec: TensorSpec) -> dict[str, Any]:
 
 
 class Served:
-    """The server as a process. ``with`` waits until it serves; the log is read all the time."""
+    """The server as a process. ``with`` waits until it serves; the log is read all the time. It is asked over TLS where
+    ``context`` is set."""
+
+    context: ssl.SSLContext | None = None
 
     def __init__(
         self,
@@ -194,7 +198,7 @@ class Served:
             raise
         words = line.split()
         self.url = words[words.index("at") + 1]
-        self.grpc = next((word.removeprefix("grpc://") for word in words if word.startswith("grpc://")), "")
+        self.grpc = next((word.partition("://")[2] for word in words if word.startswith("grpc")), "")
         self.port = int(self.url.rpartition(":")[2])
         return self
 
@@ -243,10 +247,10 @@ class Served:
     # Asking it
 
     def wire(self) -> Wire:
-        return Wire(self.port)
+        return Wire(self.port, context=self.context)
 
     def get(self, path: str) -> Reply:
-        return ask(self.url + path, "GET")
+        return ask(self.url + path, "GET", context=self.context)
 
     def metric(self, name: str, **labels: str) -> float:
         return read_metric(self.get("/metrics").body.decode(), name, **labels)

@@ -8,8 +8,11 @@ import typer
 
 from keelway.cli.options import (
     ArtifactsOption,
+    CaCertificateOption,
+    CertificateOption,
     ConfigOption,
     JsonOption,
+    PrivateKeyOption,
     StoreOption,
     WhyOption,
     api_key,
@@ -23,6 +26,7 @@ from keelway.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from keelway.artifacts.blobs import BlobStore
     from keelway.artifacts.manifest import Manifest
+    from keelway.cli.remote import Tls
     from keelway.config import Settings
     from keelway.registry.models import HistoryEntry, ModelVersion
     from keelway.registry.store import Registry
@@ -81,9 +85,13 @@ def show(
     server: Annotated[
         str | None, typer.Option("--server", metavar="URL", help="Ask this server how it batches the model.")
     ] = None,
+    ca_certificate: CaCertificateOption = None,
+    certificate: CertificateOption = None,
+    private_key: PrivateKeyOption = None,
     json: JsonOption = False,
 ) -> None:
     from keelway.artifacts.materialise import read_manifest
+    from keelway.cli.remote import Tls
     from keelway.contract.names import parse_reference
 
     settings = registry_settings(config, store, artifacts)
@@ -95,8 +103,10 @@ def show(
     history = registry.history(version.model, limit=10)
     aliases = [alias.alias for alias in registry.aliases(version.model) if alias.version == version.version]
     document = show_document(version, manifest, aliases, history)
-    if measure or server:
-        document["batching"] = _served_by(server, version) if server else _measured(settings, version)
+    if server:
+        document["batching"] = _served_by(server, Tls(ca_certificate, certificate, private_key), version)
+    elif measure:
+        document["batching"] = _measured(settings, version)
     if manifest.runtime == "pipeline":
         document["steps"] = _steps(registry, blobs, manifest)
     if json:
@@ -177,12 +187,12 @@ def _measured(settings: Settings, version: ModelVersion) -> dict[str, Any]:
         return dict(served.metadata["batching"])
 
 
-def _served_by(url: str, version: ModelVersion) -> dict[str, Any]:
+def _served_by(url: str, tls: Tls, version: ModelVersion) -> dict[str, Any]:
     """What the server at ``url`` has measured and chosen. ``FailedPrecondition`` if another version answers there."""
     from keelway.cli.remote import Server
     from keelway.errors import FailedPrecondition
 
-    served = Server(url, 10.0, api_key(None)).get(f"/v1/models/{version.model}")
+    served = Server(url, 10.0, tls, api_key(None)).get(f"/v1/models/{version.model}")
     if served["version"] != version.version:
         raise FailedPrecondition(
             f"that server answers with version {served['version']}",

@@ -22,6 +22,17 @@ ArtifactsOption = Annotated[
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file (keelway.toml).", show_default=False)
 ]
+CaCertificateOption = Annotated[
+    str | None,
+    typer.Option("--ca-certificate", metavar="FILE", help="Authorities to trust for https://; default: the system's."),
+]
+CertificateOption = Annotated[
+    str | None,
+    typer.Option("--certificate", metavar="FILE", help="One's own certificate, for a server that asks for it."),
+]
+PrivateKeyOption = Annotated[
+    str | None, typer.Option("--private-key", metavar="FILE", help="The key of --certificate.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 KeyFileOption = Annotated[
     Path | None,

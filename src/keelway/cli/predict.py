@@ -9,21 +9,27 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from keelway.cli.options import (
     ArtifactsOption,
+    CaCertificateOption,
+    CertificateOption,
     ConfigOption,
     JsonOption,
     KeyFileOption,
+    PrivateKeyOption,
     StoreOption,
     api_key,
     registry_settings,
 )
 from keelway.cli.output import print_json, print_table
 from keelway.cli.serve import is_file, model_source
+
+if TYPE_CHECKING:
+    from keelway.cli.remote import Tls
 
 HELP = """Predict rows: with a registered model, an ONNX file, or a running server (by its URL).
 
@@ -53,6 +59,9 @@ def predict(
         float, typer.Option("--timeout", min=0.01, help="Seconds to wait for a server's answer.")
     ] = 60.0,
     api_key_file: KeyFileOption = None,
+    ca_certificate: CaCertificateOption = None,
+    certificate: CertificateOption = None,
+    private_key: PrivateKeyOption = None,
     trust_type: Annotated[
         list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
     ] = None,
@@ -65,9 +74,11 @@ def predict(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
+    from keelway.cli.remote import Tls
+
     rows = read_rows(input_)
     if model.startswith(("http://", "https://")):
-        predictor = remote(model, timeout, api_key(api_key_file))
+        predictor = remote(model, timeout, Tls(ca_certificate, certificate, private_key), api_key(api_key_file))
     else:
         predictor = local(model, store, artifacts, config, trust_type or (), allow_python or ())
     with predictor as (features, answer):
@@ -84,7 +95,7 @@ def predict(
 
 
 @contextmanager
-def remote(url: str, timeout: float, key: str = "") -> Iterator[tuple[Mapping[str, str], Predict]]:
+def remote(url: str, timeout: float, tls: Tls, key: str = "") -> Iterator[tuple[Mapping[str, str], Predict]]:
     """The features (name to datatype) and the predict call of a model on a server."""
     from urllib.parse import urlsplit
 
@@ -92,7 +103,7 @@ def remote(url: str, timeout: float, key: str = "") -> Iterator[tuple[Mapping[st
     from keelway.errors import NotFound
 
     parts = urlsplit(url)
-    server = Server(f"{parts.scheme}://{parts.netloc}", timeout, key)
+    server = Server(f"{parts.scheme}://{parts.netloc}", timeout, tls, key)
     served = server.get("/v1/models")["models"]
     name = parts.path.strip("/")
     chosen = [model for model in served if name in ("", model["name"])]

@@ -96,6 +96,7 @@ _LABELS: Final[Mapping[str, str]] = {
     "rule": "One of `rate_limits.rules`, or `max_in_flight_per_principal`",
     "scope": "For whom it counts: `principal`, `address`, `model`, or several",
     "python": "Version of Python",
+    "certificate": "`server`",
 }
 
 

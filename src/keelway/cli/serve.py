@@ -26,6 +26,7 @@ Examples:
   keelway serve lead_scoring --http 127.0.0.1:8080 --grpc 127.0.0.1:9090
   keelway serve lead_scoring@1.2.0 churn@challenger --config keelway.toml
   keelway serve lead_scoring --workers 4
+  keelway serve lead_scoring --tls-certificate server.pem --tls-private-key server.key
 """
 
 
@@ -53,6 +54,17 @@ def serve(
     trust_type: Annotated[
         list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
     ] = None,
+    tls_certificate: Annotated[
+        str | None,
+        typer.Option("--tls-certificate", metavar="FILE", help="Speak TLS only, with this certificate chain (PEM)."),
+    ] = None,
+    tls_private_key: Annotated[
+        str | None, typer.Option("--tls-private-key", metavar="FILE", help="The key of --tls-certificate (PEM).")
+    ] = None,
+    tls_client_ca: Annotated[
+        str | None,
+        typer.Option("--tls-client-ca", metavar="FILE", help="Let only clients of these authorities in (PEM)."),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", metavar="N", min=1, help="Processes that serve on the same port; default: 1."),
@@ -71,6 +83,7 @@ def serve(
         "registry": {"store": store, "artifacts": artifacts},
         "http": {"address": http, "insecure": insecure},
         "grpc": {"address": grpc},
+        "tls": {"certificate": tls_certificate, "private_key": tls_private_key, "client_ca": tls_client_ca},
         "runtime": {
             "allowed_python": tuple(allow_python) if allow_python else None,
             "trusted_types": tuple(trust_type) if trust_type else None,
@@ -92,8 +105,9 @@ def serve(
 
     def announce(addresses: Addresses) -> None:
         url, grpc = addresses
+        scheme = "grpcs" if settings.tls.certificate else "grpc"
         typer.echo(
-            f"keelway serves {names} at {url}{' and grpc://' + grpc if grpc else ''} (documentation: {url}/docs)"
+            f"keelway serves {names} at {url}{f' and {scheme}://{grpc}' if grpc else ''} (documentation: {url}/docs)"
         )
 
     if settings.serving.workers > 1:

@@ -2,7 +2,7 @@
 
 No ASGI scope, no task, no messages; what the lane does not take goes uvicorn's usual way, on the same connection and in
 order. What is an inference request, and what answers it, the lane is told by whoever opens it (``Lane``); nothing here
-knows models. Of uvicorn's inside it leans on what ``_LaneCycle`` and ``FastLaneProtocol`` name, and nothing more.
+knows models. What of uvicorn's inside it leans on is named in ``uvicorn_parts.py``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from keelway.clock import Clock
 from keelway.config import HttpSettings
 from keelway.edge.outbox import Outbox
 from keelway.edge.polling import BusyPoll
 from keelway.edge.protocol import LimitedProtocol
+from keelway.edge.uvicorn_parts import HttpToolsProtocol
 from keelway.types import Peer
 
 Headers = Sequence[tuple[bytes, bytes]]

@@ -6,14 +6,20 @@ import ipaddress
 import socket
 from typing import NamedTuple
 
+from keelway.config import Settings
 from keelway.errors import FailedPrecondition, InvalidInput
 
 
 class Addresses(NamedTuple):
-    """Where a server listens: the URL of REST, and host and port of gRPC (empty: it is not served)."""
+    """Where a server listens: the URL of the HTTP port, and of gRPC's own port host and port (empty: there is none)."""
 
     http: str
     grpc: str
+
+    @classmethod
+    def of(cls, settings: Settings, http: str, grpc: str = "") -> Addresses:
+        """``http`` and ``grpc`` are host and port."""
+        return cls(f"{'https' if settings.tls.certificate else 'http'}://{http}", grpc)
 
 
 class Endpoint(NamedTuple):
@@ -53,14 +59,11 @@ def resolve(address: str, setting: str, anywhere: bool) -> Endpoint:
     return Endpoint(family, str(resolved[0]), port, setting)
 
 
-def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
-    """A listening socket; ``shared`` with those of other processes (SO_REUSEPORT). ``FailedPrecondition`` if the
-    address is taken."""
+def bind(endpoint: Endpoint) -> socket.socket:
+    """A listening socket. ``FailedPrecondition`` if the address is taken."""
     listener = socket.socket(endpoint.family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((endpoint.host, endpoint.port))
         listener.listen(2048)
         listener.setblocking(False)
@@ -68,21 +71,6 @@ def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
         listener.close()
         raise endpoint.taken(error.strerror or "it cannot be used") from None
     return listener
-
-
-def reserve(endpoint: Endpoint) -> socket.socket:
-    """A socket that keeps an address which several processes will listen on, each by a socket of its own
-    (SO_REUSEPORT). It takes no connections itself. ``FailedPrecondition`` if the address is taken."""
-    with bind(endpoint) as probe:  # alone: two servers that share by accident would each get half of the calls
-        port = probe.getsockname()[1]
-    keeper = socket.socket(endpoint.family, socket.SOCK_STREAM)
-    try:
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        keeper.bind((endpoint.host, port))
-    except OSError as error:
-        keeper.close()
-        raise endpoint.taken(error.strerror or "it cannot be used") from None
-    return keeper
 
 
 def split_address(address: str, setting: str = "http.address") -> tuple[str, int]:

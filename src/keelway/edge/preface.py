@@ -1,4 +1,5 @@
-"""The first look at a connection of the one port: its first bytes say whether HTTP/2 is spoken on it (RFC 9113, 3.4).
+"""The first look at a connection of the one port: its first bytes say whether HTTP/2 is spoken on it (RFC 9113, 3.4),
+unless the greeting of TLS has said so.
 
 Whoever it is then gets the transport, and what was read; a request after the first costs nothing for it.
 """
@@ -6,11 +7,10 @@ Whoever it is then gets the transport, and what was read; a request after the fi
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-
-from uvicorn.server import ServerState
 
 from keelway.clock import Clock
 from keelway.config import HttpSettings
@@ -20,6 +20,7 @@ from keelway.edge.http2.connection import Http2Connection
 from keelway.edge.http2.frames import PREFACE
 from keelway.edge.polling import BusyPoll
 from keelway.edge.protocol import BUSY
+from keelway.edge.uvicorn_parts import ServerState
 
 
 class FirstLook(asyncio.Protocol):
@@ -44,11 +45,14 @@ class FirstLook(asyncio.Protocol):
         self._now = clock.monotonic
         self._since = 0.0
         self._read = b""
+        self._agreed: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
+        self._agreed = agreed(transport)
         if len(self._connections) >= self._settings.max_connections:
-            transport.write(BUSY)
+            if self._agreed != "h2":
+                transport.write(BUSY)
             transport.close()
             return
         self._connections.add(self)
@@ -62,7 +66,10 @@ class FirstLook(asyncio.Protocol):
             return  # refused
         if self._read:
             data = self._read + data
-        if not data.startswith(PREFACE[: len(data)]):
+        if self._agreed is not None:
+            # Who then speaks the other one is refused by the protocol that was agreed on.
+            protocol = self._two() if self._agreed == "h2" else self._one()
+        elif not data.startswith(PREFACE[: len(data)]):
             protocol = self._one()
         elif len(data) < len(PREFACE):
             self._read = data
@@ -85,6 +92,12 @@ class FirstLook(asyncio.Protocol):
         """Close the connection if its peer is too slow. ``now`` is on the monotonic clock, in seconds."""
         if now - self._since > self._settings.header_timeout:
             self.transport.close()
+
+
+def agreed(transport: asyncio.BaseTransport) -> str | None:
+    """What the greeting of TLS has agreed on (ALPN); ``None`` if there was none, or nothing in it."""
+    secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    return None if secured is None else secured.selected_alpn_protocol()
 
 
 def port_factory(

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from keelway.clock import Clock
 from keelway.config import HttpSettings
 from keelway.edge.peers import peer_of
+from keelway.edge.uvicorn_parts import FlowControl, HttpToolsProtocol, RequestResponseCycle
 from keelway.types import NOBODY
 
 log = logging.getLogger("keelway.edge")
@@ -187,7 +186,8 @@ class LimitedProtocol(HttpToolsProtocol):
         elif not self._finished and not self.transport.is_closing():
             self._finished = True
             self._body_since = self._now()
-            self.transport.write_eof()
+            if self.transport.can_write_eof():  # TLS has no half of a connection
+                self.transport.write_eof()
 
     def shutdown(self) -> None:
         """Finish what has begun to arrive, then close; close at once when nothing has."""

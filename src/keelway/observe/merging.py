@@ -6,7 +6,8 @@ of living workers only, and absent where none of them has set it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -18,8 +19,11 @@ from keelway.observe.metrics import METRICS
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 
-#: Gauges of which the largest counts; of the others the sum.
-_LARGEST: Final = frozenset(metric.name for metric in METRICS if metric.across == "largest")
+_Together = Callable[[float, float], float]
+
+_TOGETHER: Final[Mapping[str, _Together]] = {"sum": operator.add, "largest": max, "smallest": min}
+#: How two values of a metric become one, where they are not added up.
+_ACROSS: Final[Mapping[str, _Together]] = {metric.name: _TOGETHER[metric.across] for metric in METRICS}
 
 
 class Series(msgspec.Struct, frozen=True, array_like=True):
@@ -59,11 +63,11 @@ def merge(reports: Iterable[Sequence[Table]]) -> tuple[Table, ...]:
     for table in (table for report in reports for table in report):
         names.setdefault(table.name, table)
         known = values.setdefault(table.name, {})
-        largest = table.name in _LARGEST
+        together: _Together = _ACROSS.get(table.name, operator.add)
         for one in table.series:
             key = (one.name, one.labels)
             before = known.get(key)
-            known[key] = one.value if before is None else max(before, one.value) if largest else before + one.value
+            known[key] = one.value if before is None else together(before, one.value)
     return tuple(
         Table(name, table.kind, table.help, tuple(Series(*key, value) for key, value in values[name].items()))
         for name, table in names.items()

@@ -31,7 +31,7 @@ STAGES: Final = ("parse", "bind", "validate", "cache", "run", "encode")
 
 class Metric(NamedTuple):
     """``kind`` is counter, gauge or histogram; ``buckets`` only for the last, in the metric's unit. ``across``:
-    what a gauge of several workers is, their sum or the largest."""
+    what a gauge of several workers is, their sum, the largest or the smallest."""
 
     name: str
     kind: str
@@ -153,6 +153,13 @@ METRICS: Final = (
     Metric("ml_workers", "gauge", ("state",), "Workers, where there are several."),
     Metric("ml_worker_restarts_total", "counter", ("cause",), "Workers that took the place of another."),
     Metric(
+        "ml_tls_certificate_expiry_timestamp_seconds",
+        "gauge",
+        ("certificate",),
+        "When the server's certificate expires, in seconds since 1970; of several workers, the first that does.",
+        across="smallest",
+    ),
+    Metric(
         "ml_build_info",
         "gauge",
         ("version", "python"),
@@ -216,6 +223,10 @@ class ServingMetrics:
             fields = [feature.name for feature in version.signature.features] if version else []
             meters = self._versions[key] = VersionMeters(self, *key, fields)
         return meters
+
+    def certificate_expires(self, at: float) -> None:
+        """The server's certificate expires at ``at``, in seconds since 1970."""
+        self.gauge("ml_tls_certificate_expiry_timestamp_seconds").labels("server").set(at)
 
     def render(self) -> bytes:
         """The Prometheus text format, version 0.0.4."""

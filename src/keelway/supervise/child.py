@@ -1,7 +1,7 @@
 """One worker as its supervisor sees it: a process, the messages that it sends and answers, and its end.
 
 Started anew and not forked: an event loop, ONNX Runtime and gRPC do not survive a fork. It inherits the listening
-socket, the seats, its end of the messages, and one end of a pipe whose other end is the supervisor's life.
+sockets, the seats at each, its end of the messages, and one end of a pipe whose other end is the supervisor's life.
 """
 
 from __future__ import annotations
@@ -142,16 +142,17 @@ def ended(code: int) -> KeelwayError:
 
 async def spawn(
     start: Start,
-    listener: socket.socket,
-    seats: int,
+    ports: Sequence[tuple[socket.socket, int]],
     lifeline: int,
     heard: Callable[[Child, ToSupervisor], None],
 ) -> Child:
-    """Start a worker. ``seats`` and ``lifeline`` are descriptors to inherit; ``heard`` is told whatever it says.
-    ``Unavailable`` if the system has no process left."""
+    """Start a worker. ``ports`` are listening sockets, each with the descriptor of its seats: HTTP's, and gRPC's if it
+    has one of its own. ``heard`` is told whatever the worker says. ``Unavailable`` if the system has no process
+    left."""
     ours, theirs = socket.socketpair()
     try:
-        inherited = (theirs.fileno(), listener.fileno(), seats, lifeline)
+        places = [number for listener, seats in ports for number in (listener.fileno(), seats)]
+        inherited = (theirs.fileno(), lifeline, *places)
         process = await asyncio.create_subprocess_exec(
             *_command(inherited),
             pass_fds=inherited,

@@ -34,8 +34,8 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 class Start(Message, frozen=True, tag=True):
     """The first word to a worker. ``file`` is the ONNX file to serve; empty: ``wanted`` of the registry. ``folder`` is
-    where workers share what they load. ``grpc`` is the address that all share, empty without gRPC. ``early``: take
-    connections before the models are loaded. ``keys`` are the API keys that hold."""
+    where workers share what they load. ``early``: take connections before the models are loaded. ``keys`` are the API
+    keys that hold."""
 
     number: int
     settings: Settings
@@ -46,7 +46,6 @@ class Start(Message, frozen=True, tag=True):
     held_back: tuple[IndexEntry, ...]
     file: str
     folder: str
-    grpc: str
     keys: tuple[StoredKey, ...] = ()
 
 

@@ -22,7 +22,7 @@ import msgspec
 from keelway.clock import Clock, SystemClock
 from keelway.config import Settings
 from keelway.edge.accepting import Seats
-from keelway.edge.listening import Addresses, address_of, bind, reserve, resolve
+from keelway.edge.listening import Addresses, address_of, bind, resolve
 from keelway.errors import FailedPrecondition, KeelwayError
 from keelway.guard.auth import Guarded
 from keelway.hosting.keys import KeyFollower
@@ -126,16 +126,15 @@ class Supervisor:
         """Take the sockets and whatever else the workers inherit."""
         settings = self._settings
         http, grpc = settings.http, settings.grpc
-        self._listener = held.enter_context(bind(resolve(http.address, "http.address", settings.anywhere)))
-        self._grpc = ""
+        listeners = [held.enter_context(bind(resolve(http.address, "http.address", settings.anywhere)))]
         if grpc.address:
-            keeper = reserve(resolve(grpc.address, "grpc.address", settings.anywhere))
-            self._grpc = address_of(held.enter_context(keeper))
-        self._addresses = Addresses(f"http://{address_of(self._listener)}", self._grpc)
-        self._seats, seats = Seats.made(len(self._free))
-        lifeline, self._life = os.pipe()
-        self._inherited = (seats, lifeline)
-        held.callback(close_all, (seats, lifeline, self._life))
+            listeners.append(held.enter_context(bind(resolve(grpc.address, "grpc.address", settings.anywhere))))
+        self._addresses = Addresses.of(settings, *map(address_of, listeners))
+        seats = [Seats.made(len(self._free)) for _ in listeners]
+        self._seats = [shared for shared, _ in seats]
+        self._ports = [(listener, inherited) for listener, (_, inherited) in zip(listeners, seats, strict=True)]
+        self._lifeline, life = os.pipe()
+        held.callback(close_all, (self._lifeline, life, *(inherited for _, inherited in seats)))
         self._folder = tempfile.mkdtemp(prefix="keelway-")
         held.callback(shutil.rmtree, self._folder, ignore_errors=True)
 
@@ -210,11 +209,9 @@ class Supervisor:
             agreement.held_back,
             self._file,
             self._folder,
-            self._grpc,
             tuple(self._keys.keys) if self._keys else (),
         )
-        seats, lifeline = self._inherited
-        return await spawn(start, self._listener, seats, lifeline, self._heard)
+        return await spawn(start, self._ports, self._lifeline, self._heard)
 
     def _note(self, event: AuditEvent) -> None:
         self._audit.note(event)
@@ -236,7 +233,8 @@ class Supervisor:
         await self._agreement.admit(child)
 
     def _lost(self, child: Child) -> None:
-        self._seats.vacate(child.seat)
+        for seats in self._seats:
+            seats.vacate(child.seat)
         self._ledger.left(child)
         shutil.rmtree(own_folder(self._folder, child.seat), ignore_errors=True)
         self._free.append(child.seat)
@@ -273,7 +271,8 @@ class Supervisor:
 
 
 def unmoved(new: Settings, old: Settings) -> Settings:
-    """``new``, but for what only a restart can change: addresses, the number of workers, and what is served.
+    """``new``, but for what only a restart can change: addresses, whether TLS is spoken, the number of
+    workers, and what is served.
 
     ``FailedPrecondition`` if callers would have to prove who they are in a way that they did not before, or no more: a
     reload must not open a door by mistake."""
@@ -286,5 +285,6 @@ def unmoved(new: Settings, old: Settings) -> Settings:
         registry=old.registry,
         http=replace(new.http, address=old.http.address, insecure=old.http.insecure),
         grpc=replace(new.grpc, address=old.grpc.address),
+        tls=new.tls if bool(new.tls.certificate) == bool(old.tls.certificate) else old.tls,
         serving=serving,
     )

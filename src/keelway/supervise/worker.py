@@ -1,7 +1,8 @@
-"""What a worker runs: the app of a lone server, on the shared socket, told by its supervisor what to serve.
+"""What a worker runs: the app of a lone server, on the shared sockets, told by its supervisor what to serve.
 
-``python -m keelway.supervise.worker MESSAGES LISTENER SEATS LIFELINE``, four inherited descriptors; everything else
-comes as the first message, so that no secret of the settings stands in a list of processes.
+``python -m keelway.supervise.worker MESSAGES LIFELINE LISTENER SEATS [LISTENER SEATS]``, inherited descriptors, the
+last two of gRPC's own port; everything else comes as the first message, so that no secret of the settings stands in a
+list of processes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from keelway.app import App
 from keelway.config import Settings
-from keelway.edge.accepting import Berth, Seats
-from keelway.edge.listening import Endpoint, split_address
+from keelway.edge.accepting import Berth, Place, Seats
 from keelway.errors import KeelwayError, ModelFailed, Unavailable
 from keelway.hosting.keys import NOTE_INTERVAL
 from keelway.hosting.loading import usable_cpus
@@ -240,7 +240,7 @@ def own_share(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, runtime=runtime, http=http)
 
 
-async def _serve(messages: socket.socket, listener: socket.socket, seats: int, lifeline: int) -> int:
+async def _serve(messages: socket.socket, lifeline: int, ports: Sequence[tuple[int, int]]) -> int:
     reader, writer = await asyncio.open_unix_connection(sock=messages)
     start = await heard_by_worker(reader)
     if not isinstance(start, Start):
@@ -250,11 +250,11 @@ async def _serve(messages: socket.socket, listener: socket.socket, seats: int, l
     place = own_folder(start.folder, start.seat)
     place.mkdir(mode=0o700)
     tempfile.tempdir = str(place)
-    grpc = None
-    if start.grpc:
-        host, port = split_address(start.grpc)
-        grpc = Endpoint(socket.AF_INET6 if ":" in host else socket.AF_INET, host, port, "grpc.address")
-    berth = Berth(listener, Seats(seats, start.seats), start.seat, start.early, asyncio.Event(), grpc)
+    http, *more = (
+        Place(socket.socket(fileno=listener), Seats.inherited(seats, start.seats), start.seat)
+        for listener, seats in ports
+    )
+    berth = Berth(http, start.early, asyncio.Event(), more[0] if more else None)
     try:
         worker = Worker(reader, writer, start, berth)
     except KeelwayError as error:
@@ -265,12 +265,12 @@ async def _serve(messages: socket.socket, listener: socket.socket, seats: int, l
 
 
 def main() -> None:
-    messages, listener, seats, lifeline = map(int, sys.argv[1:5])
-    for descriptor in (messages, listener, seats, lifeline):
+    messages, lifeline, *places = inherited = [int(word) for word in sys.argv[1:]]
+    for descriptor in inherited:
         os.set_inheritable(descriptor, False)
-    channel, shared = socket.socket(fileno=messages), socket.socket(fileno=listener)
+    channel = socket.socket(fileno=messages)
     channel.setblocking(False)
-    code = uvloop.run(_serve(channel, shared, seats, lifeline))
+    code = uvloop.run(_serve(channel, lifeline, list(zip(places[::2], places[1::2], strict=True))))
     logging.shutdown()
     # A thread inside a model cannot be stopped, and the interpreter would wait for it; everything is written.
     os._exit(code)

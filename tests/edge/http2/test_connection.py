@@ -327,6 +327,27 @@ def test_a_drain_does_not_wait_for_a_peer_that_says_nothing(served: Served) -> N
     assert served.transport.finished
 
 
+def test_a_greeting_on_its_way_is_taken_with_the_call_behind_it(served: Served) -> None:
+    """Its peer connected before it could know; closed then, it would see its call fail."""
+    served.do(served.connection.shutdown)
+    assert not served.transport.closed
+    said = served.feed(GREETING + frame(1, 5, 1, BLOCK))
+    assert ended_with(said) == Http2Error.NO_ERROR
+    assert [type(one).__name__ for one in frames(said) if one.stream_id == 1] == [
+        "HeadersFrame",
+        "DataFrame",
+        "HeadersFrame",
+    ]
+    served.wait(3)
+    assert served.transport.finished
+
+
+def test_a_greeting_that_does_not_come_is_not_waited_for_long_in_a_drain(served: Served) -> None:
+    served.do(served.connection.shutdown)
+    served.wait(3)
+    assert served.transport.closed
+
+
 def test_an_abort_cancels_what_is_under_way(served: Served) -> None:
     client = Client(served)
     stream = client.ask(b"x", "/later")

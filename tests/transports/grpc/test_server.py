@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,7 +16,6 @@ import numpy as np
 import pytest
 from hpack import Encoder
 from hyperframe.frame import HeadersFrame, SettingsFrame
-from tests.certificates import Authority
 from tests.serving import GatedRuntime, Server, Shelf, score, wait_until
 
 from keelway.app import App
@@ -125,45 +123,6 @@ def test_beyond_loopback_and_no_address_are_refused_as_for_rest(address: str, ki
 def test_without_an_address_there_is_no_grpc() -> None:
     with Server(Shelf().serve("m", score)) as server:
         assert server.grpc == ""
-
-
-def tls(authority: Authority, **more: Path) -> dict[str, str]:
-    certificate, key = authority.sign("server")
-    files = {"tls_certificate": certificate, "tls_private_key": key, **more}
-    return {**GRPC, **{name: str(file) for name, file in files.items()}}
-
-
-def test_tls_is_spoken_with_who_trusts_the_authority_and_with_nobody_else(authority: Authority) -> None:
-    trusting = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
-    with Server(Shelf().serve("m", score), grpc=tls(authority)) as server:
-        with Asker(server, trusting) as asker:
-            assert asker.infer().model_name == "m"
-        with Asker(server) as plain:
-            assert plain.refusal(INFER, infer_bytes("m"), 2.0).code() is grpc.StatusCode.UNAVAILABLE
-
-
-def test_with_authorities_for_clients_only_their_certificates_come_in(authority: Authority) -> None:
-    root = authority.certificate.read_bytes()
-    certificate, key = authority.sign("client")
-    with Server(Shelf().serve("m", score), grpc=tls(authority, tls_client_ca=authority.certificate)) as server:
-        known = grpc.ssl_channel_credentials(root, key.read_bytes(), certificate.read_bytes())
-        with Asker(server, known) as asker:
-            assert asker.infer().model_name == "m"
-        with Asker(server, grpc.ssl_channel_credentials(root)) as stranger:
-            assert stranger.refusal(INFER, infer_bytes("m"), 2.0).code() is grpc.StatusCode.UNAVAILABLE
-
-
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
-        ({"tls_certificate": "nowhere.pem", "tls_private_key": "nowhere.key"}, "tls_private_key cannot be read"),
-        ({"tls_client_ca": "nowhere.pem"}, "needs a certificate"),
-    ],
-)
-def test_files_that_are_not_there_stop_the_start_and_say_which(files: dict[str, str], words: str) -> None:
-    server = Server(Shelf().serve("m", score), grpc={**GRPC, **files})
-    with pytest.raises(FailedPrecondition, match=words), server:
-        pass
 
 
 # What ends a call

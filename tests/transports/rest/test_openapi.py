@@ -328,6 +328,8 @@ def test_the_documentation_page_works_without_a_network(server: Server) -> None:
     assert "connect-src 'self'" in policy
     assert "http" not in policy
     assert reply.headers["x-content-type-options"] == "nosniff"
+    assert reply.headers["referrer-policy"] == "no-referrer"
+    assert reply.headers["x-frame-options"] == "DENY"
 
 
 def test_the_documentation_page_reads_the_document_of_this_server(server: Server) -> None:

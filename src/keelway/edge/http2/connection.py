@@ -44,6 +44,7 @@ class Http2Connection(ReceivingSide):
         self._polling = polling
         self._swept = self._made = 0.0
         self._closing_since: float | None = None
+        self._leaving_since: float | None = None
         self._draining_since: float | None = None
         self._asked_at: float | None = None
         self._unread = 0
@@ -76,11 +77,18 @@ class Http2Connection(ReceivingSide):
         """Finish what has begun, take nothing more, then close. What the peer sends before it has heard of it is still
         taken: the last stream is named when the peer has answered a PING (RFC 9113, 6.8)."""
         if self.preface:
-            self.transport.close()
+            # It may be on its way, with a call behind it.
+            if self._leaving_since is None:
+                self._leaving_since = self.now()
         elif self._draining_since is None and not self.failed:
             self._draining_since = self.now()
             self.out.append(goaway(LAST_STREAM, Http2Error.NO_ERROR) + frame(PING, 0, 0, _DRAINING))
             self.flush()
+
+    def greet(self) -> None:
+        super().greet()
+        if self._leaving_since is not None:
+            self.shutdown()
 
     def abort(self) -> None:
         """Close now; calls under way are cut off."""
@@ -159,7 +167,8 @@ class Http2Connection(ReceivingSide):
     def _check_times(self, now: float) -> None:
         settings = self._settings
         if self.preface:
-            if now - self._made > settings.header_timeout:
+            leaving = self._leaving_since is not None and now - self._leaving_since > _LINGER
+            if leaving or now - self._made > settings.header_timeout:
                 self.transport.close()
             return
         if self.block_since is not None and now - self.block_since > settings.header_timeout:

@@ -201,7 +201,7 @@ class Service:
         return json_response(secured(openapi_document(self._seen(request)), self._secured))
 
     async def docs(self, request: Request) -> Response:
-        return docs_page()
+        return docs_page(request)
 
     async def root(self, request: Request) -> Response:
         return RedirectResponse("/docs")
