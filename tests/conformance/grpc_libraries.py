@@ -213,7 +213,8 @@ class GrpclibClient(LoopClient):
     async def leave(self) -> None:
         # Closed, it would wait for the other side's goodbye in TLS for longer than this loop lives.
         connected: Any = self.channel._protocol
-        transport = connected.connection._transport if connected is not None else None
+        # A connection that the server has ended has none any more.
+        transport = getattr(connected.connection, "_transport", None) if connected is not None else None
         self.channel.close()
         if transport is not None:
             transport.abort()
