@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
 from typing import Final
+
+from keelway.guard.addresses import counted
 
 #: Why a caller is not let in, or not to what it asks for.
 REASONS: Final = (
@@ -52,26 +53,16 @@ class AttemptLimit:
         """Seconds until ``address`` may try again; 0 if it may now."""
         if not self._failures:
             return 0.0
-        since, count = self._failures.get(block_of(address), (0.0, 0))
+        since, count = self._failures.get(counted(address), (0.0, 0))
         return max(0.0, since + _WINDOW - self._now()) if count >= self._most else 0.0
 
     def failed(self, address: str) -> int:
         """Count a failure; how many there have been since the first within a minute."""
-        block, now = block_of(address), self._now()
-        since, count = self._failures.pop(block, (now, 0))
+        caller, now = counted(address), self._now()
+        since, count = self._failures.pop(caller, (now, 0))
         if now - since >= _WINDOW:
             since, count = now, 0
-        self._failures[block] = (since, count + 1)
+        self._failures[caller] = (since, count + 1)
         if len(self._failures) > self._addresses:
             self._failures.popitem(last=False)
         return count + 1
-
-
-def block_of(address: str) -> str:
-    """Who is counted as one: an address of IPv4, and of IPv6 the network that one customer has."""
-    if ":" not in address:
-        return address
-    try:
-        return str(ip_network((ip_address(address.partition("%")[0]), 64), strict=False))
-    except ValueError:
-        return address
