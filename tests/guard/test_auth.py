@@ -270,12 +270,17 @@ def test_failures_are_forgotten_after_a_minute() -> None:
     assert {"key", "limited", "missing"} == set(world.failures) <= set(REASONS)
 
 
-def test_the_addresses_that_are_remembered_are_bounded() -> None:
+def test_the_addresses_that_are_remembered_are_bounded_and_a_crowd_washes_nobody_away() -> None:
     clock = FakeClock()
     limit = AttemptLimit(2, clock.monotonic, addresses=100)
+    for _ in range(2):
+        limit.failed("192.0.2.1")
     for number in range(100_000):
         limit.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(limit._failures) == 100
+    assert limit.wait("192.0.2.1") > 0
+    clock.advance(121.0)
+    assert limit.wait("192.0.2.1") == 0
 
 
 def test_a_network_of_ipv6_counts_as_one() -> None:

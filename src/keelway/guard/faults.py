@@ -6,11 +6,11 @@ them does not is nobody's business who cannot prove them.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
 from keelway.guard.addresses import counted
+from keelway.guard.windows import Windows
 
 #: Why a caller is not let in, or not to what it asks for.
 REASONS: Final = (
@@ -26,7 +26,7 @@ REASONS: Final = (
     "scope",  # known, and not allowed
 )
 
-#: Seconds for which failures are counted, and the most addresses that are remembered.
+#: Seconds for which failures are counted, and the addresses that are counted apart.
 _WINDOW: Final = 60.0
 _ADDRESSES: Final = 10_000
 
@@ -40,29 +40,21 @@ class CredentialFault(Exception):
 
 
 class AttemptLimit:
-    """Counts failures by address, for a bounded number of addresses: beyond it, those that failed longest ago are
-    forgotten. ``monotonic`` is in seconds."""
+    """Counts failures by address, a bounded number of them apart (``windows.py``): a crowd of addresses washes nobody's
+    count away. ``monotonic`` is in seconds."""
 
     def __init__(self, most: int, monotonic: Callable[[], float], addresses: int = _ADDRESSES) -> None:
         self._most = most
         self._now = monotonic
-        self._addresses = addresses
-        self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._failures = Windows(_WINDOW, addresses)
 
     def wait(self, address: str) -> float:
         """Seconds until ``address`` may try again; 0 if it may now."""
-        if not self._failures:
-            return 0.0
-        since, count = self._failures.get(counted(address), (0.0, 0))
-        return max(0.0, since + _WINDOW - self._now()) if count >= self._most else 0.0
+        failures, now = self._failures, self._now()
+        return max(0.0, failures.ends - now) if failures.used(counted(address), now) >= self._most else 0.0
 
-    def failed(self, address: str) -> int:
-        """Count a failure; how many there have been since the first within a minute."""
-        caller, now = counted(address), self._now()
-        since, count = self._failures.pop(caller, (now, 0))
-        if now - since >= _WINDOW:
-            since, count = now, 0
-        self._failures[caller] = (since, count + 1)
-        if len(self._failures) > self._addresses:
-            self._failures.popitem(last=False)
-        return count + 1
+    def failed(self, address: str) -> None:
+        """Count a failure."""
+        caller = counted(address)
+        self._failures.used(caller, self._now())
+        self._failures.add(caller, 1)
