@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from benchmarks.guarded import OFF
 from benchmarks.lineup import BINARY, HTTP2, KEELWAY, PROTOCOL, Scenario
 from benchmarks.lineup_batching import ONE_BY_ONE
 from benchmarks.results import PROCESS, Section
@@ -75,6 +76,7 @@ BOUNDS = (
     Bound("batching", "Batching an idle model", ALONE, (ONE_BY_ONE,), "without batching", 0.97),
     Bound("grpc", "gRPC", ONE_ROW, ("grpc.aio, bare",), "bare grpc.aio with the same inference", 0.85),
     Bound("grpc", "gRPC", ONE_ROW, (HTTP2,), "bare frames of HTTP/2 with the same inference", 0.6),
+    Bound("guard", "Credentials, limits, constraints and tags", ONE_ROW, (OFF,), "without any", 0.5),
     # One request at a time, so that the inverse of the rate is the time it takes: 1.3 times the floor's at most.
     Bound("cache", "An answer from memory", ALONE, ("uvicorn, constant answer",), "uvicorn's constant answer", 0.77),
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from benchmarks import bounds, chart
 from benchmarks import lineup_batching as overload
 from benchmarks.bounds import ONE_ROW, Ceiling, Outcome
+from benchmarks.guarded import GUARDED
 from benchmarks.lineup import CACHED, GRPC, HTTP2, KEELWAY, LEADS, PROTOCOL, REST, Lineup
 from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.results import PROCESS, Section
@@ -57,6 +58,7 @@ def render(sections: Sections) -> str:
         "overload": _overload,
         "turns": lambda section: _served("Runs shared in a turn of the loop", TURNS, section),
         "cache": _cache,
+        "guard": lambda section: _served("Guarding the door", GUARDED, section),
         "python": _python,
         "command": _command,
         "workers": _workers,
@@ -291,7 +293,15 @@ def _provenance(section: Section) -> str:
 def _settings(sections: Sections) -> Iterator[str]:
     yield "## Servers, versions and settings"
     lines: list[str] = []
-    lineups = {"rest": REST, "grpc": GRPC, "leads": LEADS, "batching": BATCHING, "turns": TURNS, "cache": CACHED}
+    lineups = {
+        "rest": REST,
+        "grpc": GRPC,
+        "leads": LEADS,
+        "batching": BATCHING,
+        "turns": TURNS,
+        "cache": CACHED,
+        "guard": GUARDED,
+    }
     for name, lineup in lineups.items():
         if name not in sections:
             continue

@@ -17,7 +17,7 @@ import joblib
 import numpy as np
 import onnxruntime
 
-from benchmarks import here, overload, served, workers
+from benchmarks import guarded, here, overload, served, workers
 from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup, Scenario
 from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.models import HEAVY, KEELWAY_COMMAND, Model
@@ -36,6 +36,7 @@ LINEUPS: Mapping[str, Lineup] = {
     "batching": BATCHING,
     "turns": TURNS,
     "cache": CACHED,
+    "guard": guarded.GUARDED,
 }
 GROWTH_CONNECTIONS, GROWTH_SECONDS = 16, 10.0
 KEY_FEATURES = 50
@@ -100,6 +101,12 @@ def _cache(request: Request) -> Measured:
     inputs = {"input": np.linspace(-1, 1, KEY_FEATURES, dtype=np.float32).reshape(1, -1)}
     for _ in range(request.bench.rounds):
         notebook.add("key", KEELWAY, key=microseconds(partial(maker.key, inputs, ("score",), None), 100_000))
+    return notebook.figures(lineup.names), versions, absent
+
+
+def _guard(request: Request) -> Measured:
+    lineup = chosen(guarded.GUARDED, request.servers)
+    notebook, versions, absent = guarded.measure(request.bench, lineup)
     return notebook.figures(lineup.names), versions, absent
 
 
@@ -192,6 +199,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Request], Measured]]] = {
     "overload": ("the same model at its limit and beyond, with deadlines; keelway alone", _overload),
     "turns": ("the forest with and without runs shared in a turn of the loop", _lineup("turns")),
     "cache": ("an answer from memory beside the least that HTTP takes, and the time of a key", _cache),
+    "guard": ("the forest with credentials, limits, constraints and anomaly tags, and without", _guard),
     "python": ("one row: the converted model against scikit-learn, without a server", _python),
     "command": ("CPU time of `keelway --help`", _command),
     "workers": ("memory of 1 and of 4 workers with a dense model of 500 MB, weights shared or not", _workers),
