@@ -132,7 +132,7 @@ def server() -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "_LINGER", LINGER)
         patch.setattr(app, "sweep_forever", partial(sweep_forever, interval=INTERVAL))
-        with Server(shelf, http=limits) as running:
+        with Server(shelf, http=limits, batching={"warm_up_seconds": 0.0}) as running:
             yield running
 
 
