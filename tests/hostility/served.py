@@ -70,7 +70,7 @@ LARGE = ModelSignature(
 
 
 def orders(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-    words = [text if isinstance(text, str) else text.decode() for text in inputs["note"].tolist()]
+    words = [text if isinstance(text, str) else text.decode(errors="replace") for text in inputs["note"].tolist()]
     labels = [word[::-1] for word in words]
     return {"label": np.array(labels, dtype=object), "length": np.array([len(word) for word in words], np.int32)}
 

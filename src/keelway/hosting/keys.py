@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from keelway.clock import Clock
 from keelway.errors import KeelwayError
 from keelway.ports import KeySource
-from keelway.registry.store import Registry
 from keelway.types import AuditEvent, StoredKey
+
+if TYPE_CHECKING:  # workers follow nothing themselves, and load no library that speaks to databases
+    from keelway.registry.store import Registry
 
 log = logging.getLogger("keelway.hosting")
 
