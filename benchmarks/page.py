@@ -13,6 +13,7 @@ from benchmarks.lineup import CACHED, GRPC, HTTP2, KEELWAY, LEADS, PROTOCOL, RES
 from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.results import PROCESS, Section
 from benchmarks.rounds import Spread, ratios, spread
+from benchmarks.sections import LINEUPS
 from benchmarks.workers import MEGABYTES, WORKERS
 
 PICTURE = "benchmarks.svg"
@@ -293,16 +294,7 @@ def _provenance(section: Section) -> str:
 def _settings(sections: Sections) -> Iterator[str]:
     yield "## Servers, versions and settings"
     lines: list[str] = []
-    lineups = {
-        "rest": REST,
-        "grpc": GRPC,
-        "leads": LEADS,
-        "batching": BATCHING,
-        "turns": TURNS,
-        "cache": CACHED,
-        "guard": GUARDED,
-    }
-    for name, lineup in lineups.items():
+    for name, lineup in LINEUPS.items():
         if name not in sections:
             continue
         versions = sections[name].versions

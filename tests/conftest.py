@@ -6,7 +6,7 @@ A skipped test is a claim nobody checks. A run fails when a test was skipped tha
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.certificates import Authority
+    from tests.valkey import Valkey
 
 #: Start of a node id -> why it may be skipped, and who checks it instead.
 ALLOWED_SKIPS: Mapping[str, str] = {
@@ -71,3 +72,18 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     from tests.certificates import Authority
 
     return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    from tests.valkey import Valkey
+
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(shared_valkey: Valkey) -> Valkey:
+    """An empty one, for tests that only read and write; those that mistreat one start their own."""
+    shared_valkey.client.flushall()
+    return shared_valkey

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
 import subprocess
 import threading
 import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -132,3 +134,40 @@ class SlowWire:
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def suffering(fault: str, valkey: Valkey, wire: SlowWire) -> Iterator[None]:
+    """``valkey`` is stopped, killed or full, or ``wire`` to it slow; those that mend are mended afterwards."""
+    match fault:
+        case "stopped":
+            valkey.stop_answering()
+        case "killed":
+            valkey.kill()
+        case "slow":
+            wire.delay = 2.0
+        case "full":
+            valkey.client.config_set("maxmemory", "1")
+        case _:
+            raise ValueError(fault)
+    try:
+        yield
+    finally:
+        wire.delay = 0.0
+        if fault == "stopped":
+            valkey.answer_again()
+
+
+@contextlib.asynccontextmanager
+async def something_else(said: bytes) -> AsyncIterator[str]:
+    """The URL of what is no Redis: it answers whatever it is asked with ``said``, and closes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(said)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"

@@ -7,8 +7,19 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-_PositiveInt = Annotated[int, Meta(ge=1)]
-_Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+PositiveInt = Annotated[int, Meta(ge=1)]
+# TOML knows infinity, the timers of an event loop do not.
+PositiveSeconds = Annotated[float, Meta(gt=0, le=1e9)]
+# Of every section that may name a Redis.
+RedisTimeout = Annotated[
+    PositiveSeconds, Meta(description="Seconds that one question to Redis may take, connecting included.")
+]
+RedisFailures = Annotated[
+    PositiveInt, Meta(description="Failures of Redis in a row after which it is not asked for a while.")
+]
+RedisPause = Annotated[
+    PositiveSeconds, Meta(description="Seconds for which it is not asked then; afterwards one request tries.")
+]
 #: What a setting that is a secret, or may hold one, is marked by.
 SECRET = {"secret": True}
 
@@ -49,7 +60,7 @@ class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         ),
     ] = "required"
     poll_interval: Annotated[
-        _Seconds,
+        PositiveSeconds,
         Meta(description="Seconds between two looks at the files. New connections get what has changed."),
     ] = 5.0
 
@@ -122,12 +133,13 @@ class JwtSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         str,
         Meta(description="Where the issuer publishes its public keys: `https://…`, or `http://…` on loopback."),
     ] = ""
-    jwks_timeout: Annotated[_Seconds, Meta(description="Seconds that fetching the keys may take.")] = 5.0
+    jwks_timeout: Annotated[PositiveSeconds, Meta(description="Seconds that fetching the keys may take.")] = 5.0
     jwks_ttl: Annotated[
-        _Seconds, Meta(description="Seconds after which the keys are fetched again. Until that succeeds the old count.")
+        PositiveSeconds,
+        Meta(description="Seconds after which the keys are fetched again. Until that succeeds the old count."),
     ] = 300.0
     jwks_pause: Annotated[
-        _Seconds,
+        PositiveSeconds,
         Meta(description="Least seconds between two fetches, however many tokens name a key that is not known."),
     ] = 10.0
     leeway: Annotated[
@@ -204,18 +216,12 @@ class RateLimitSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_on
         ),
     ] = "x-forwarded-for"
     max_callers: Annotated[
-        _PositiveInt,
+        PositiveInt,
         Meta(
             description="Callers that each rule counts apart in memory in a window, as many again that it knows from "
             "the window before. Those who come later share counters."
         ),
     ] = 10_000
-    redis_timeout: Annotated[
-        _Seconds, Meta(description="Seconds that one question to Redis may take, connecting included.")
-    ] = 0.025
-    redis_failures: Annotated[
-        _PositiveInt, Meta(description="Failures of Redis in a row after which it is not asked for a while.")
-    ] = 3
-    redis_pause: Annotated[
-        _Seconds, Meta(description="Seconds for which it is not asked then; afterwards one request tries.")
-    ] = 5.0
+    redis_timeout: RedisTimeout = 0.025
+    redis_failures: RedisFailures = 3
+    redis_pause: RedisPause = 5.0

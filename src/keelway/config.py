@@ -17,14 +17,23 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from keelway.access import SECRET, AuditSettings, AuthSettings, Discreet, JwtSettings, RateLimitSettings, TlsSettings
+from keelway.access import (
+    SECRET,
+    AuditSettings,
+    AuthSettings,
+    Discreet,
+    JwtSettings,
+    PositiveInt,
+    PositiveSeconds,
+    RateLimitSettings,
+    RedisFailures,
+    RedisPause,
+    RedisTimeout,
+    TlsSettings,
+)
 from keelway.errors import FailedPrecondition, InvalidInput
 
 DEFAULT_HOME = Path(".keelway")
-
-PositiveInt = Annotated[int, Meta(ge=1)]
-# TOML knows infinity, the timers of an event loop do not.
-PositiveSeconds = Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class RegistrySettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -282,15 +291,9 @@ class CacheSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=T
             extra=SECRET,
         ),
     ] = ""
-    redis_timeout: Annotated[
-        PositiveSeconds, Meta(description="Seconds that one question to Redis may take, connecting included.")
-    ] = 0.025
-    redis_failures: Annotated[
-        PositiveInt, Meta(description="Failures of Redis in a row after which it is not asked for a while.")
-    ] = 3
-    redis_pause: Annotated[
-        PositiveSeconds, Meta(description="Seconds for which it is not asked then; afterwards one request tries.")
-    ] = 5.0
+    redis_timeout: RedisTimeout = 0.025
+    redis_failures: RedisFailures = 3
+    redis_pause: RedisPause = 5.0
     lease: Annotated[
         PositiveSeconds,
         Meta(description="Longest time in seconds that one server may work on an answer while others wait for it."),

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 from tests.line import run
-from tests.valkey import SlowWire, Valkey
+from tests.valkey import SlowWire, Valkey, something_else
 
 from keelway.cache.redis import RedisStore, _names
 from keelway.clock import SystemClock
 from keelway.errors import FailedPrecondition
 from keelway.ports import Looked
+from keelway.remote.redis import RedisLink
 
 KEY, OTHER = bytes(32), bytes([1] * 32)
 VALUE, LEASE = (name for name in _names(KEY))
@@ -36,14 +37,18 @@ class Store(RedisStore):
     def __init__(self, url: str, **changed: Any) -> None:
         self.noticed: Counter[tuple[str, str]] = Counter()
         self.turns: list[bool] = []
-        given = {"timeout": TIMEOUT, "failures": 3, "pause": 0.2, "max_value_bytes": 1000, **changed}
-        super().__init__(
+        given = {"timeout": TIMEOUT, "failures": 3, "pause": 0.2, **changed}
+        most = given.pop("max_value_bytes", 1000)
+        link = RedisLink(
             url,
             SystemClock(),
+            setting="cache.redis_url",
+            what="the cache store",
             noted=lambda *event: self.noticed.update([event]),
             turned=self.turns.append,
             **given,
         )
+        super().__init__(link, most)
 
     async def written(self) -> None:
         """Once everything that was to be kept has been written."""
@@ -350,16 +355,8 @@ def test_a_redis_that_asks_for_another_password_is_as_good_as_none(tmp_path: Pat
 )
 def test_something_else_at_that_address_is_as_good_as_no_redis(said: bytes) -> None:
     # A2
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(10)
-        writer.write(said)
-        await writer.drain()
-        writer.close()
-
     async def scenario() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        async with server, stores(f"redis://127.0.0.1:{port}/0") as (store,):
+        async with something_else(said) as url, stores(url) as (store,):
             assert await timed(store, 5) < 3 * TIMEOUT + LONG
             assert store.turns == [True]
 

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 from tests.serving import ROW, SCORE_SIGNATURE, TENSORS, Item, Process, Server, Shelf, ask, score, wait_until
-from tests.valkey import SlowWire, Valkey
+from tests.valkey import SlowWire, Valkey, suffering
 
 from keelway.app import App
 from keelway.cache.entries import from_bytes
@@ -263,27 +263,17 @@ def test_a_redis_that_fails_under_load_costs_milliseconds_and_no_answer(
             thread.start()
         try:
             wait_until(lambda: valkey.client.dbsize() > 20, "answers to be shared")
-            match fault:
-                case "stopped":
-                    valkey.stop_answering()
-                case "killed":
-                    valkey.kill()
-                case "slow":
-                    wire.delay = 2.0
-                case "full":
-                    valkey.client.config_set("maxmemory", "1")
-            if fault == "full":
-                refused = {"operation": "keep", "outcome": "refused"}
-                wait_until(lambda: server.metric("ml_cache_store_requests_total", **refused), "a refused write")
-            else:
-                wait_until(lambda: server.metric("ml_cache_store_open", store="redis") == 1, "the breaker to open")
-            time.sleep(0.5)
+            with suffering(fault, valkey, wire):
+                if fault == "full":
+                    refused = {"operation": "keep", "outcome": "refused"}
+                    wait_until(lambda: server.metric("ml_cache_store_requests_total", **refused), "a refused write")
+                else:
+                    wait_until(lambda: server.metric("ml_cache_store_open", store="redis") == 1, "the breaker to open")
+                time.sleep(0.5)
         finally:
             over.set()
             for thread in threads:
                 thread.join()
-            valkey.answer_again() if fault == "stopped" else None
-            wire.delay = 0.0
         assert wrong == []
         assert worst < SOON
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,14 +15,9 @@ from tests.valkey import Valkey
 from keelway.clock import SystemClock
 from keelway.guard.ratelimit import RateLimiter
 from keelway.guard.ratelimit_redis import RedisLimitStore
+from keelway.remote.redis import RedisLink
 
 Made = Callable[..., AsyncIterator[Limited]]
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -32,8 +27,8 @@ def limited(request: pytest.FixtureRequest, valkey: Valkey) -> object:
         clock = SystemClock()
         store = None
         if request.param == "redis":
-            valkey.client.flushall()
-            store = RedisLimitStore(valkey.url, clock, timeout=5.0, failures=3, pause=5.0)
+            patient = {"timeout": 5.0, "failures": 3, "pause": 5.0}
+            store = RedisLimitStore(RedisLink(valkey.url, clock, setting="store", what="the store", **patient))
         one = Limited(*rules, clock=clock, store=store, on_failure="closed")
         try:
             yield one

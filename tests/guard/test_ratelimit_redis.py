@@ -7,7 +7,7 @@ import asyncio
 import builtins
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,16 @@ from typing import Any
 import pytest
 from tests.guard.limited import ACME, HERE, THERE, Limited
 from tests.line import run
-from tests.valkey import SlowWire, Valkey
+from tests.valkey import SlowWire, Valkey, something_else
 
 from keelway.clock import SystemClock
 from keelway.errors import FailedPrecondition, RateLimited, Unavailable
 from keelway.guard.ratelimit_redis import RedisLimitStore
+from keelway.remote.redis import RedisLink
 
 #: Seconds that a question may take in these tests, and beyond which it has certainly not been cut short.
 TIMEOUT, LONG = 0.1, 1.0
 RULE = "10 rows/minute per principal"
-
-
-@pytest.fixture(scope="module")
-def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
-@pytest.fixture
-def valkey(shared_valkey: Valkey) -> Valkey:
-    shared_valkey.client.flushall()
-    return shared_valkey
 
 
 class Shared(Limited):
@@ -46,9 +35,9 @@ class Shared(Limited):
         self.turns: list[bool] = []
         clock = SystemClock()
         given = {"timeout": TIMEOUT, "failures": 3, "pause": 0.3, **changed}
-        store = RedisLimitStore(
-            url, clock, noted=lambda *event: self.asked.update([event]), turned=self.turns.append, **given
-        )
+        noted, turned = lambda *event: self.asked.update([event]), self.turns.append
+        link = RedisLink(url, clock, setting="rate_limits.store", what="the store", noted=noted, turned=turned, **given)
+        store = RedisLimitStore(link)
         super().__init__(*(rules or [RULE]), clock=clock, store=store, on_failure=on_failure)
 
 
@@ -272,16 +261,8 @@ def test_a_full_store_is_as_good_as_none_for_a_while(tmp_path: Path) -> None:
 )
 def test_something_else_at_that_address_is_as_good_as_no_store(said: bytes) -> None:
     # W1
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(10)
-        writer.write(said)
-        await writer.drain()
-        writer.close()
-
     async def scenario() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        async with server, servers(f"redis://127.0.0.1:{port}/0", on_failure="open") as (one,):
+        async with something_else(said) as url, servers(url, on_failure="open") as (one,):
             seconds, let = await timed(one, 20)
             assert seconds < 3 * TIMEOUT + LONG
             assert let == 20

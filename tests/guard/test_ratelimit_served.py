@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from tests.serving import PATIENCE, ROW, Server, Shelf, Wire, predict_bytes, request_bytes, score, wait_until
-from tests.valkey import SlowWire, Valkey
+from tests.valkey import SlowWire, Valkey, suffering
 
 from keelway.app import App
 from keelway.config import load_settings
@@ -371,24 +371,12 @@ def test_while_the_store_fails_answers_come_in_time_and_the_setting_decides(
         asked = {"operation": "take", "outcome": "ok"}
         wait_until(lambda: by_lane(server) and server.metric("ml_rate_limit_store_requests_total", **asked), "Redis")
         valkey.client.flushall()
-        match fault:
-            case "stopped":
-                valkey.stop_answering()
-            case "killed":
-                valkey.kill()
-            case "slow":
-                wire.delay = 2.0
-            case "full":
-                valkey.client.config_set("maxmemory", "1")
-        try:
+        with suffering(fault, valkey, wire):
             worst, heard = 0.0, []
             for way in (by_lane, by_asgi, by_grpc) * 20:
                 began = time.perf_counter()
                 heard.append(way(server).outcome)
                 worst = max(worst, time.perf_counter() - began)
-        finally:
-            valkey.answer_again() if fault == "stopped" else None
-            wire.delay = 0.0
     assert worst < SOON
     assert {"503" if "UNAVAILABLE" in one else one for one in heard} == told
     if on_failure == "local":

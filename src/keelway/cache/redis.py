@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from keelway.clock import Clock
 from keelway.ports import Looked
 from keelway.remote.redis import RedisLink
 
@@ -41,41 +39,14 @@ _ALONE: Final = Looked(None, 0.0, b"")
 
 
 class RedisStore:
-    """``timeout`` is for each look and each write, connecting included, in seconds. After ``failures`` in a row the
-    store is left alone for ``pause`` seconds. ``noted`` is told the operation (``look``, ``keep``) and how it went:
-    ``ok``, ``timeout``, ``error``, ``refused`` (full, read-only) or ``skipped``. ``turned`` is told of openings of the
-    breaker (true) and closings.
+    """Asks by ``link``, and notes there what it asks: ``look`` and ``keep``."""
 
-    Raises ``FailedPrecondition`` without redis-py, and for a ``url`` that is none."""
-
-    def __init__(
-        self,
-        url: str,
-        clock: Clock,
-        *,
-        timeout: float,
-        failures: int,
-        pause: float,
-        max_value_bytes: int,
-        noted: Callable[[str, str], None] = lambda operation, outcome: None,
-        turned: Callable[[bool], None] = lambda is_open: None,
-    ) -> None:
-        self._link = RedisLink(
-            url,
-            clock,
-            timeout=timeout,
-            failures=failures,
-            pause=pause,
-            setting="cache.redis_url",
-            what="the cache store",
-            noted=noted,
-            turned=turned,
-        )
+    def __init__(self, link: RedisLink, max_value_bytes: int) -> None:
         from redis.asyncio import Redis
 
-        self._client: Any = Redis.from_pool(self._link.pool)
+        self._link = link
+        self._client: Any = Redis.from_pool(link.pool)
         self._max_value_bytes = max_value_bytes
-        self._noted = noted
         self._look = self._client.register_script(_LOOK)
         self._release = self._client.register_script(_RELEASE)
         self._writing: set[asyncio.Task[None]] = set()
@@ -104,7 +75,7 @@ class RedisStore:
         if self._is_closed or (value is None and not token):
             return
         if len(self._writing) >= _WRITES:
-            self._noted("keep", "skipped")
+            self._link.skip("keep")
             return
         task = asyncio.get_running_loop().create_task(self._keep(key, value, ttl, token))
         self._writing.add(task)

@@ -8,12 +8,11 @@ will be room, and gives back what the others have taken; whoever asks knows that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
-from keelway.clock import Clock
 from keelway.errors import FailedPrecondition
 from keelway.ports import Charge, Use
 from keelway.remote.redis import RedisLink
@@ -27,36 +26,13 @@ _LONGEST: Final = 64
 
 
 class RedisLimitStore:
-    """``timeout`` is for each question, connecting included, in seconds. After ``failures`` in a row the store is left
-    alone for ``pause`` seconds; one that is full or may only be read is left alone at once. ``noted`` is told the
-    operation (``take``, ``look``, ``give_back``) and how it went, ``turned`` of openings of the breaker (true) and
-    closings: see ``RedisLink``.
+    """Asks by ``link``, and notes there what it asks: ``take``, ``look`` and ``give_back``. A store that is full or may
+    only be read is left alone for the link's pause.
 
-    Raises ``FailedPrecondition`` without redis-py or limits, and for a ``url`` that is none."""
+    Raises ``FailedPrecondition`` without the library limits."""
 
-    def __init__(
-        self,
-        url: str,
-        clock: Clock,
-        *,
-        timeout: float,
-        failures: int,
-        pause: float,
-        noted: Callable[[str, str], None] = lambda operation, outcome: None,
-        turned: Callable[[bool], None] = lambda is_open: None,
-    ) -> None:
-        self._link = RedisLink(
-            url,
-            clock,
-            timeout=timeout,
-            failures=failures,
-            pause=pause,
-            setting="rate_limits.store",
-            what="the store of rate limits",
-            noted=noted,
-            turned=turned,
-        )
-        self._noted = noted
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
         try:
             from limits.aio.storage import RedisStorage
             from limits.aio.strategies import SlidingWindowCounterRateLimiter
@@ -66,7 +42,7 @@ class RedisLimitStore:
             ) from None
         # The address is the pool's; it may hold a password, which nobody else need know.
         self._storage: Any = RedisStorage(
-            "async+redis://pool:6379", implementation="redispy", key_prefix=_PREFIX, connection_pool=self._link.pool
+            "async+redis://pool:6379", implementation="redispy", key_prefix=_PREFIX, connection_pool=link.pool
         )
         self._strategy = SlidingWindowCounterRateLimiter(self._storage)
         self._items: dict[tuple[str, int, int], RateLimitItem] = {}
@@ -75,7 +51,7 @@ class RedisLimitStore:
         """See ``LimitStore``."""
         link = self._link
         if not link.writes.allows():
-            self._noted("take", "skipped")
+            link.skip("take")
             return None
         taken = await link.ask("take", partial(self._hits, charges), seconds)
         if taken is None:

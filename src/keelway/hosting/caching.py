@@ -33,18 +33,21 @@ def answer_cache(settings: Settings, metrics: ServingMetrics, clock: Clock) -> A
     store = None
     if wanted.redis_url:
         from keelway.cache.redis import RedisStore
+        from keelway.remote.redis import RedisLink
 
         is_open.labels("redis").set(0)
-        store = RedisStore(
+        link = RedisLink(
             wanted.redis_url,
             clock,
             timeout=wanted.redis_timeout,
             failures=wanted.redis_failures,
             pause=wanted.redis_pause,
-            max_value_bytes=wanted.max_value_bytes,
+            setting="cache.redis_url",
+            what="the cache store",
             noted=noted,
             turned=lambda opened: is_open.labels("redis").set(opened),
         )
+        store = RedisStore(link, wanted.max_value_bytes)
     # Another release, or another kind of processor, may answer in other digits.
     salt = (__version__, *settings.runtime.providers)
     return AnswerCache(wanted, memory, clock, random.random, salt, store, noted)

@@ -67,17 +67,21 @@ def rate_limiter(settings: Settings, metrics: ServingMetrics, clock: Clock) -> R
 
 def _limit_store(settings: Settings, metrics: ServingMetrics, clock: Clock) -> LimitStore:
     from keelway.guard.ratelimit_redis import RedisLimitStore
+    from keelway.remote.redis import RedisLink
 
     wanted = settings.rate_limits
     asked = metrics.counter("ml_rate_limit_store_requests_total")
     is_open = metrics.gauge("ml_rate_limit_store_open")
     is_open.labels("redis").set(0)
-    return RedisLimitStore(
+    link = RedisLink(
         wanted.store,
         clock,
         timeout=wanted.redis_timeout,
         failures=wanted.redis_failures,
         pause=wanted.redis_pause,
+        setting="rate_limits.store",
+        what="the store of rate limits",
         noted=lambda operation, outcome: asked.labels(operation, outcome).inc(),
         turned=lambda opened: is_open.labels("redis").set(opened),
     )
+    return RedisLimitStore(link)

@@ -39,8 +39,8 @@ class RedisLink:
         pause: float,
         setting: str,
         what: str,
-        noted: Callable[[str, str], None],
-        turned: Callable[[bool], None],
+        noted: Callable[[str, str], None] = lambda operation, outcome: None,
+        turned: Callable[[bool], None] = lambda is_open: None,
     ) -> None:
         self.pool = _pool(url, timeout, setting, what)
         self.timeout = timeout
@@ -52,6 +52,10 @@ class RedisLink:
         #: A service that is full refuses writes at once and can still be read.
         self.writes = Breaker(1, pause, clock)
 
+    def skip(self, operation: str) -> None:
+        """What would be asked is not, and need not be."""
+        self._noted(operation, "skipped")
+
     async def ask(self, operation: str, command: Callable[[], Awaitable[Any]], seconds: float = math.inf) -> Any:
         """The reply to ``command``, which is made only if it is asked; ``None`` if there is none worth having, for
         whatever reason. ``seconds`` may only shorten the link's own timeout."""
@@ -59,7 +63,7 @@ class RedisLink:
         from redis.exceptions import TimeoutError as LateReply
 
         if not self._breaker.allows():
-            self._noted(operation, "skipped")
+            self.skip(operation)
             return None
         try:
             async with asyncio.timeout(min(seconds, self.timeout)):
