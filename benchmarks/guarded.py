@@ -60,10 +60,7 @@ GUARDED = Lineup(
 
 def measure(bench: Bench, lineup: Lineup) -> tuple[Notebook, dict[str, str], dict[str, str]]:
     """``lineup``, or a part of ``GUARDED``, as ``served.measure`` measures: each server with its own registry."""
-    registries = {
-        KEELWAY: _registry(bench.scratch / "guarded", _DECLARED),
-        OFF: _registry(bench.scratch / "open", _OFF),
-    }
+    registries = {name: _registry(bench.scratch / folder, policy) for name, folder, policy in _REGISTRIES}
     key = _key(registries[KEELWAY].registry)
     servers = [
         replace(one, format=_with_key(one.format, key)) if one.name == KEELWAY else one for one in lineup.servers

@@ -87,6 +87,13 @@ def test_a_row_that_is_refused_for_a_value_is_not_anomalous_besides() -> None:
     assert asked.samples("ml_anomalies_total") == {}
 
 
+def test_a_request_that_is_refused_for_another_row_tells_of_its_anomalies_too() -> None:
+    asked = line(Policy(1, (Constraint("age", maximum=75),), AnomalyRule("reject")))
+    with pytest.raises(InvalidInput, match="'age' is outside"):
+        asked.now(body({"age": 80, "income": 80}, STRANGE))
+    assert asked.samples("ml_anomalies_total") == {(*VERSION, "mahalanobis"): 1}
+
+
 def test_a_clipped_value_is_what_the_model_and_the_key_see() -> None:
     asked = line(Policy(1, (Constraint("age", 0, 60, on_violation="clip"),), AnomalyRule("off")), cache={})
     first = ask(asked, {"age": 60, "income": 1})

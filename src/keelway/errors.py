@@ -85,7 +85,10 @@ class KeelwayError(Exception):
 
 
 class InvalidInput(KeelwayError):
+    """``anomalies`` says how many rows of the request each detector has found, where the whole request is refused."""
+
     code = ErrorCode.INVALID_ARGUMENT
+    anomalies: Mapping[str, int] = {}
 
 
 class MalformedRequest(InvalidInput):
@@ -93,9 +96,7 @@ class MalformedRequest(InvalidInput):
 
 
 class AnomalousInput(InvalidInput):
-    """``anomalies`` says how many rows of the request each detector has found, where the whole request is refused."""
-
-    anomalies: Mapping[str, int] = {}
+    pass
 
 
 class RowsRefused(InvalidInput):
@@ -170,7 +171,7 @@ class RateLimited(KeelwayError):
 
 
 class Probing(RateLimited):
-    """``anomalies`` is as in ``AnomalousInput``."""
+    """``anomalies`` is as in ``InvalidInput``."""
 
     anomalies: Mapping[str, int] = {}
 

@@ -20,7 +20,7 @@ def test_false_alarms_are_within_their_bound_and_attacks_are_caught_twice_as_oft
 
 
 def test_a_detector_that_alarms_too_often_does_not_hold() -> None:
-    right = anomaly.Found(0.02, 1_000, 20, 0.9, 0.1, 20, 500)
+    right = anomaly.Found(0.02, 1_000, 20, 0.9, 0.1, 500)
     assert anomaly.holds([right])
     assert not anomaly.holds([right._replace(false=90)])
     assert not anomaly.holds([right._replace(caught=0.19)])

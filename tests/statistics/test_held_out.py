@@ -47,4 +47,17 @@ def test_the_tail_says_as_much_as_all_scores() -> None:
 
 
 def test_equal_scores_are_no_alarms() -> None:
-    assert thresholds(np.ones((50, 1)), 500, 0.01).values == (1.0,)
+    assert thresholds(np.ones((50, 1)), 500, 0.01) == ((1.0,), 1 / 501)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.01, 0.05])
+def test_scores_of_few_values_do_not_alarm_more_often_than_was_said(rate: float) -> None:
+    random = np.random.default_rng(5)
+    said, found = [], []
+    for _ in range(200):
+        scores = np.minimum(random.geometric([0.5, 0.4], size=(5_000, 2)), 8).astype(float)
+        chosen = thresholds(tail(scores[:2_000], 102), 2_000, rate)
+        said.append(chosen.rate)
+        found.append(alarms(scores[2_000:], chosen.values).mean())
+    assert np.mean(said) <= max(rate, 1 / 2_001) + 1e-9
+    assert np.mean(found) <= np.mean(said) + 4 * np.sqrt(rate / 2_000 / 200 + rate / 600_000)

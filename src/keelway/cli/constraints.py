@@ -199,13 +199,14 @@ def _about_detector(version: ModelVersion, policy: Policy) -> list[str]:
 
 def _check_detector(policy: Policy, version: ModelVersion) -> None:
     """What was declared on purpose has to be enforceable."""
+    from keelway.contract.anomaly import MIN_HELD_OUT
     from keelway.errors import FailedPrecondition
 
     wanted = policy.anomaly.action in ("shadow", "reject") or policy.probing.action != "off"
     if wanted and version.detector is None:
         raise FailedPrecondition(
             "the version has no anomaly detector, which this policy needs",
-            hint='push it with a sample of 198 rows at least, or set action = "off"',
+            hint=f'push it with a sample of {2 * MIN_HELD_OUT} rows at least, or set action = "off"',
         )
 
 

@@ -22,9 +22,8 @@ DetectorName = Literal["robust_z", "mahalanobis"]
 
 #: Rows that have to be held out: with fewer, more than one good row in fifty would be tagged.
 MIN_HELD_OUT: Final = 99
-#: The largest false-positive rate that can be declared, and the number of scores that are kept for it.
+#: The largest false-positive rate that can be declared: so large a share of the scores is kept.
 MAX_RATE: Final = 0.05
-_MAX_SCORES: Final = 2_000
 #: Beyond these a row would take too long.
 MAX_FEATURES: Final = 256
 
@@ -93,7 +92,7 @@ def fit(rows: Floats, features: tuple[str, ...]) -> Detector | None:
     median, scale = centre_and_scale(seen)
     mean = np.nanmean(seen, axis=0)
     matrix = _matrix(seen, mean) if 1 < len(chosen) <= MAX_FEATURES else None
-    most = min(_MAX_SCORES, int(MAX_RATE * (half + 1)) + 2)
+    most = int(MAX_RATE * (half + 1)) + 2
     largest = tail(scores(held_out, median, scale, mean, matrix), most)
     return Detector(
         tuple(features[position] for position in chosen),

@@ -26,7 +26,7 @@ OnViolation = Literal["reject", "clip", "flag"]
 AnomalyAction = Literal["off", "tag", "shadow", "reject"]
 ProbingAction = Literal["off", "tag", "reject"]
 
-#: Categories and bytes of a pattern: a policy is read by every server, and loaded by each worker.
+#: Categories: a policy is read by every server, and loaded by each worker.
 MAX_CATEGORIES: Final = 10_000
 
 

@@ -23,6 +23,11 @@ from keelway.types import NUMPY_DTYPES, Array, TensorSpec
 #: The name of the detector of ``probing.py``.
 PROBING: Final = "probing"
 
+#: Thresholds are the scores of rows, computed elsewhere in another order and precision: rows like that one are no
+#: alarms. What may be lost of a z-score in float64, and of a squared distance in float32.
+_SLACK: Final = 1 + 1e-12
+_SLACK_SQUARED: Final = 1 + 1e-5
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -55,12 +60,12 @@ class AnomalyCheck:
     def __init__(self, signature: ModelSignature, rule: AnomalyRule, detector: Detector) -> None:
         values = dict(zip(detector.names, detector.thresholds(rule.false_positive_rate).values, strict=True))
         self._action = rule.action
-        z = values["robust_z"]
+        z = values["robust_z"] * _SLACK
         self.usual: Mapping[str, tuple[float, float]] = {
             name: (median - z * scale, median + z * scale)
             for name, median, scale in zip(detector.features, detector.median, detector.scale, strict=True)
         }
-        self._furthest = values["mahalanobis"] ** 2 if "mahalanobis" in values else None
+        self._furthest = values["mahalanobis"] ** 2 * _SLACK_SQUARED if "mahalanobis" in values else None
         self._parts = [part for spec in signature.inputs if (part := _part(spec, detector, self.usual)) is not None]
         self._only = self._parts[0] if len(self._parts) == 1 else None
 

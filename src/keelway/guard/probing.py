@@ -21,6 +21,7 @@ from keelway.contract.anomaly import Detector
 from keelway.contract.constraints import ProbingRule
 from keelway.contract.signature import ModelSignature
 from keelway.errors import Probing
+from keelway.guard.addresses import counted
 from keelway.guard.anomaly import PROBING
 from keelway.types import ANONYMOUS, Array, BoundRequest, Peer, Principal, TensorSpec
 
@@ -45,7 +46,7 @@ class Call(Protocol):
 
 def client_of(call: Call) -> str:
     """Whose rows are compared with each other: a name, or an address where nobody has one. No name begins so."""
-    return f"@{call.peer.address}" if call.principal is ANONYMOUS else call.principal.name
+    return f"@{counted(call.peer.address)}" if call.principal is ANONYMOUS else call.principal.name
 
 
 class _Client:

@@ -14,7 +14,7 @@ from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
 from keelway.contract.signature import ModelSignature
-from keelway.errors import AnomalousInput, InvalidInput, RowsRefused
+from keelway.errors import InvalidInput, RowsRefused
 from keelway.guard.anomaly import AnomalyCheck
 from keelway.guard.numbers import Limits, NumberCheck
 from keelway.guard.probing import ProbingWatch
@@ -79,8 +79,7 @@ class Validator:
         row, error = min(errors.items())
         where = f"row {row}: " if atomic and bound.rows is not None and bound.rows > 1 else ""
         raised = type(error)(where + error.message, field=error.field)
-        if isinstance(raised, AnomalousInput):
-            raised.anomalies = found
+        raised.anomalies = found
         raise raised
 
 

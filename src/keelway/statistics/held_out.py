@@ -24,17 +24,21 @@ def thresholds(scores: npt.NDArray[np.float64], count: int, rate: float) -> Thre
     """For several scores at once, (rows, scores), each given the same number of alarms: together they alarm on ``rate``
     of good rows, or on the smallest share that ``count`` held-out rows support if that is larger.
 
-    ``scores`` are of the held-out rows that are among the largest in any score; others have no say."""
+    ``scores`` are of the held-out rows that are among the largest in any score, of more of them than ``rate`` of all:
+    others have no say."""
     falling = np.sort(scores, axis=0)[::-1]
-    # The best rank of each row in any score, from 1; equal scores share the better one, and are no alarms.
-    ranks = np.stack([np.searchsorted(-falling[:, k], -scores[:, k]) + 1 for k in range(scores.shape[1])], axis=1)
+    # The best rank of each row in any score, from 1. Equal scores share the worst one: none of them is above another.
+    ranks = np.stack(
+        [np.searchsorted(-falling[:, k], -scores[:, k], side="right") for k in range(scores.shape[1])], axis=1
+    )
     best = np.sort(ranks.min(axis=1))
     allowed = int(rate * (count + 1) + 1e-9)
     # The most alarms for each score with which together there are no more than allowed.
     rank = 1
     while rank < len(best) and np.searchsorted(best, rank + 1, side="right") <= allowed:
         rank += 1
-    alarms = int(np.searchsorted(best, rank, side="right"))
+    # Of all rows and a new one, one at least may be above all others.
+    alarms = max(1, int(np.searchsorted(best, rank, side="right")))
     return Thresholds(tuple(falling[rank - 1].tolist()), alarms / (count + 1))
 
 
