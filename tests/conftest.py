@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.certificates import Authority
+    from tests.credentials import Published
     from tests.valkey import Valkey
 
 #: Start of a node id -> why it may be skipped, and who checks it instead.
@@ -87,3 +88,13 @@ def valkey(shared_valkey: Valkey) -> Valkey:
     """An empty one, for tests that only read and write; those that mistreat one start their own."""
     shared_valkey.client.flushall()
     return shared_valkey
+
+
+@pytest.fixture
+def issuer() -> Iterator[Published]:
+    """Who publishes the key that its tokens are signed with."""
+    from tests.credentials import jwk, published
+
+    with published() as told:
+        told.document = {"keys": [jwk("RS256", "first")]}
+        yield told

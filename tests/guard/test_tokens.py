@@ -8,7 +8,6 @@ import contextlib
 import hmac
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from tests.credentials import (
     jwk,
     private_pem,
     public_pem,
-    published,
     token,
 )
 
@@ -244,13 +242,6 @@ def test_what_is_no_public_key_for_signatures_is_left_out(entry: Any) -> None:
 def test_what_is_no_key_set_is_refused(document: Any) -> None:
     with pytest.raises(ValueError, match="no key set"):
         parse_keys(document)
-
-
-@pytest.fixture
-def issuer() -> Iterator[Published]:
-    with published() as told:
-        told.document = {"keys": [jwk("RS256", "first")]}
-        yield told
 
 
 def guarded(issuer: Published, clock: Any = None, **settings: Any) -> Guarded:

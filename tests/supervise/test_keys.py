@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from tests.credentials import KEYS, SECRET
@@ -18,13 +17,6 @@ from keelway.errors import FailedPrecondition
 from keelway.guard.keys import digest_of, make_key
 from keelway.supervise.supervisor import unmoved
 from keelway.types import StoredKey
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    shop = Shop(tmp_path)
-    shop.push("1.0.0")
-    return shop
 
 
 def create(shop: Shop, name: str, *scopes: str) -> str:

@@ -28,13 +28,6 @@ GRPC = ("--grpc", "127.0.0.1:0")
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    shop = Shop(tmp_path)
-    shop.push("1.0.0")
-    return shop
-
-
-@pytest.fixture
 def tls(authority: Authority, tmp_path: Path) -> dict[str, Any]:
     certificate, key = authority.sign("server", to=tmp_path)
     return {"certificate": str(certificate), "private_key": str(key), "poll_interval": 0.2}

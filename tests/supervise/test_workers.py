@@ -36,13 +36,6 @@ from keelway.contract.constraints import Constraint, Policy
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    shop = Shop(tmp_path)
-    shop.push("1.0.0")
-    return shop
-
-
 # Serving
 
 

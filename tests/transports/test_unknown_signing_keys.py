@@ -8,18 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from tests.credentials import JWT, KEYS, Keys, Published, jwk, published, token
+from tests.credentials import JWT, KEYS, Keys, Published, jwk, token
 from tests.serving import GatedRuntime, Server, Shelf, score, wait_until
 from tests.transports.grpc.test_server import GRPC, INFER, Asker, infer_bytes
 from tests.transports.test_credentials import Way, bearer, call, door, lane, until_known
 from tests.wire import predict_bytes
-
-
-@pytest.fixture
-def issuer() -> Iterator[Published]:
-    with published() as told:
-        told.document = {"keys": [jwk("RS256", "first")]}
-        yield told
 
 
 @pytest.fixture
