@@ -20,6 +20,7 @@ from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.guard.admission import Admission
+from keelway.guard.gate import Gate
 from keelway.guard.validation import Validator
 from keelway.hosting.caching import answer_cache
 from keelway.observe.metrics import METRICS, RunMeters, ServingMetrics
@@ -89,7 +90,7 @@ class Line:
         )
         settings = load_settings(None, {}, {"cache": {"enabled": cache is not None, "jitter": 0.0, **(cache or {})}})
         self.cache = answer_cache(settings, self.metrics, self.clock)
-        self.plane = DataPlane(Admission(permits), self.metrics, self.ring, self.clock, self.cache)
+        self.plane = DataPlane(Gate(Admission(permits)), self.metrics, self.ring, self.clock, self.cache)
         self.plane.snapshot = ServingSnapshot(
             {"churn": ServedModel("churn", {"1.2.0": self.version}, "1.2.0")}, frozenset({"churn", "asleep"})
         )

@@ -273,7 +273,7 @@ def test_without_a_permit_a_request_is_refused_before_it_is_read_and_counted_as_
     gate.leave(ANONYMOUS)
     assert line.samples("ml_requests_shed_total") == {("limit",): 2}
     assert line.outcomes() == {(*NOBODY, "rest_v1", "UNAVAILABLE"): 2}
-    assert line.plane.admission.in_flight == 0
+    assert line.plane.gate.admission.in_flight == 0
 
 
 @pytest.mark.parametrize("scopes", [frozenset[str](), frozenset({"predict:other"}), frozenset({"read:churn"})])

@@ -32,6 +32,7 @@ from keelway.edge.server import EdgeServer, server_config
 from keelway.edge.tls import Certificates, certificates
 from keelway.edge.uvicorn_parts import Config
 from keelway.guard.admission import Admission
+from keelway.guard.gate import Gate
 from keelway.hosting.caching import answer_cache
 from keelway.hosting.callers import Callers
 from keelway.hosting.fleet import Fleet
@@ -86,7 +87,7 @@ class App:
         self._sink: RecordSink = JsonLinesSink(Path(settings.records.file)) if settings.records.file else NullSink()
         self._cache = answer_cache(settings, self._metrics, self._clock)
         self._gate = gate(settings, self._admission, self._metrics, self._clock)
-        self._plane = DataPlane(self._admission, self._metrics, self._records, self._clock, self._cache, self._gate)
+        self._plane = DataPlane(self._gate, self._metrics, self._records, self._clock, self._cache)
         self._fleet = Fleet(source, settings, self._publish, self._metrics, self._clock)
         self._ids = RequestIds()
         self._callers = Callers(settings, self._clock, self._metrics, keys, self._fleet.renew_keys)
@@ -411,7 +412,7 @@ def offline(
         )
     clock = SystemClock()
     metrics = ServingMetrics()
-    plane = DataPlane(Admission(1), metrics, RecordRing(1), clock)
+    plane = DataPlane(Gate(Admission(1)), metrics, RecordRing(1), clock)
     wanted = source.wanted()[0]
     release = next(item for item in wanted.releases if item.version == wanted.default)
     loaded = load_version(source, release, settings, clock, metrics)

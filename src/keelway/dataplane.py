@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -28,12 +28,11 @@ from keelway.errors import (
     Unavailable,
     bare,
 )
-from keelway.guard.admission import Admission
 from keelway.guard.anomaly import recorded_tags
 from keelway.guard.gate import Gate
 from keelway.guard.probing import client_of
 from keelway.guard.ratelimit import Charged, RateLimiter
-from keelway.guard.scopes import forbidden
+from keelway.guard.scopes import Denied, forbidden
 from keelway.guard.validation import is_atomic, without_refused
 from keelway.observe.metrics import ServingMetrics
 from keelway.observe.records import RecordRing
@@ -45,8 +44,6 @@ from keelway.types import (
     InferenceRecord,
     InferenceRequest,
     InferenceResponse,
-    Peer,
-    Principal,
     Tensor,
 )
 
@@ -64,18 +61,16 @@ class DataPlane:
 
     def __init__(
         self,
-        admission: Admission,
+        gate: Gate,
         metrics: ServingMetrics,
         records: RecordRing,
         clock: Clock,
         cache: AnswerCache | None = None,
-        gate: Gate | None = None,
     ) -> None:
         self.snapshot = ServingSnapshot()
-        self.admission = admission
-        self.gate = gate or Gate(admission)
+        self.gate = gate
         self.clock = clock
-        self.denied: Callable[[Principal, Peer, str, str], KeelwayError] = forbidden
+        self.denied: Denied = forbidden
         self._metrics = metrics
         self._records = records
         self._cache = cache
@@ -412,7 +407,8 @@ class DataPlane:
         meters = self._metrics.of(version)
         meters.answered(call.transport, code, duration)
         if version is not None and (code == "OK" or code == "DEADLINE_EXCEEDED"):
-            self.admission.answered(version.model_digest, duration, call.deadline - passage.started, now)
+            allowed = call.deadline - passage.started
+            self.gate.admission.answered(version.model_digest, duration, allowed, now)
         if isinstance(error, InvalidInput):
             meters.refused(error.field)
         meters.anomalous(anomalies := getattr(error, "anomalies", None) or (bound.anomalies if bound else {}))

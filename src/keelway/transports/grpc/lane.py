@@ -16,6 +16,7 @@ from keelway.edge.http2.header_blocks import written
 from keelway.edge.http2.request_head import RequestHead
 from keelway.errors import KeelwayError
 from keelway.guard.auth import Authenticator, OpenToAll
+from keelway.guard.scopes import Done
 from keelway.hosting.fleet import Fleet
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
@@ -35,7 +36,7 @@ from keelway.transports.grpc.health import CHECK, WATCH, Health
 from keelway.transports.grpc.inference import InferenceOpening, inference_methods
 from keelway.transports.grpc.metadata import CallHead, call_head, is_grpc
 from keelway.transports.grpc.reflection import PATHS, Reflection
-from keelway.transports.grpc.repository import Done, Repository, nobody_is_told
+from keelway.transports.grpc.repository import Repository, nobody_is_told
 from keelway.wire.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from keelway.wire.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 

@@ -9,14 +9,11 @@ import orjson
 from keelway import __version__
 from keelway.dataplane import DataPlane
 from keelway.errors import NotFound, PermissionDenied, Unavailable
-from keelway.guard.scopes import check_seen
+from keelway.guard.scopes import Done, check_seen, demand
 from keelway.hosting.fleet import Fleet
 from keelway.transports.grpc.calls import Answer, Caller, message_call
 from keelway.types import Peer, Principal, TensorSpec
 from keelway.wire import open_inference_pb2 as wire
-
-#: Takes note of what was done: the action, by whom, from where, to which model.
-Done = Callable[[str, Principal, Peer, str], None]
 
 _SERVICE = "/inference.GRPCInferenceService/"
 
@@ -112,9 +109,7 @@ class Repository:
     ) -> str:
         """The model named, in either of the fields that clients put it into."""
         name: str = request.model_name or request.repository_name
-        if not caller.principal.holds("admin"):
-            self._plane.denied(caller.principal, caller.peer, action, name)
-            raise PermissionDenied("these credentials do not allow that")
+        demand("admin", self._plane.denied, caller.principal, caller.peer, action, name)
         if not self._allow_model_control:
             raise PermissionDenied(
                 "loading and unloading over the network is switched off; start with --allow-model-control"

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from keelway import __version__
 from keelway.dataplane import DataPlane
 from keelway.errors import Cancelled, KeelwayError, PayloadTooLarge, PermissionDenied
-from keelway.guard.scopes import check_seen
+from keelway.guard.scopes import Done, check_seen, demand
 from keelway.hosting.fleet import Fleet
 from keelway.observe.metrics import ServingMetrics
 from keelway.routing.snapshot import ServedModel, ServedVersion
@@ -29,7 +29,7 @@ from keelway.transports.rest.door import peer_of
 from keelway.transports.rest.errors import HttpRefusal, error_body_of, error_reply
 from keelway.transports.rest.openapi import openapi_document
 from keelway.transports.rest.openapi_security import secured
-from keelway.types import Peer, Principal, TensorSpec
+from keelway.types import Principal, TensorSpec
 
 #: Largest body of a route that is no inference, in bytes: a few options at most.
 _LARGEST_BODY = 64 * 1024
@@ -37,8 +37,6 @@ _LARGEST_BODY = 64 * 1024
 
 #: Collects the metrics of several workers. Raises ``Unavailable`` if that cannot be done in time.
 Scrape = Callable[[], Awaitable[CollectorRegistry]]
-#: Takes note of what was done: the action, by whom, from where, to which model.
-Done = Callable[[str, Principal, Peer, str], None]
 
 
 def json_response(document: Any, status: int = 200) -> Response:
@@ -174,10 +172,7 @@ class Service:
 
     def _demand(self, request: Request, scope: str, action: str, target: str = "") -> None:
         """``PermissionDenied`` unless the caller has ``scope``."""
-        principal = _principal(request)
-        if not principal.holds(scope):
-            self._plane.denied(principal, peer_of(request.scope), action, target)
-            raise PermissionDenied("these credentials do not allow that")
+        demand(scope, self._plane.denied, _principal(request), peer_of(request.scope), action, target)
 
     async def _controlled(self, request: Request, action: str) -> None:
         self._demand(request, "admin", action, request.path_params["model"])
