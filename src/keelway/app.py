@@ -56,8 +56,8 @@ from keelway.types import InferenceRecord
 
 log = logging.getLogger("keelway.app")
 
-#: Objects that may be made and not freed before the collector looks. A request leaves no cycle behind; what sets it off
-#: at its own, much lower number is a crowd of new connections, and then it stops all of them to find nothing.
+#: Objects that may be made and not freed before the collector looks. A request leaves hardly a cycle behind; what sets
+#: it off at its own, much lower number is a crowd of new connections, and then it stops all of them to find nothing.
 _COLLECT_AFTER = 20_000
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.leak import Look, drive, slope
+from benchmarks.leak import Look, drive, leaks, slope
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +21,14 @@ def test_a_step_that_stays_is_less_than_growth_that_goes_on() -> None:
     step = [Look(at, 100.0 if at == 0 else 110.0) for at in range(0, 10_000_000, 100_000)]
     growth = [Look(at, 100.0 + at / 1e6) for at in range(0, 10_000_000, 100_000)]
     assert 0 <= slope(step) < 0.2 < slope(growth)
+
+
+def test_the_rise_of_one_tooth_of_the_collectors_saw_is_no_leak_and_growth_that_goes_on_is() -> None:
+    tooth = [Look(at, 100.0 + 2 * at / 1e6) for at in range(0, 1_500_001, 100_000)]
+    growth = [Look(at, 100.0 + 2 * at / 1e6) for at in range(0, 10_000_001, 100_000)]
+    assert not leaks(tooth, 1.0)
+    assert leaks(growth, 1.0)
+    assert not leaks(growth, 3.0)
 
 
 def test_bursts_take_turns_until_enough_is_done() -> None:
