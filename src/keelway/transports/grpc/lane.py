@@ -7,6 +7,7 @@ A head is judged once, and the verdict serves all calls that have it. What a cal
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from keelway.config import Settings
@@ -53,6 +54,9 @@ Method = Callable[[CallHead], Entered]
 OPEN_METHODS = frozenset(
     {CHECK, WATCH, "/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"}
 )
+#: Largest message of a call that is no inference, in bytes: a few names and options at most; and of one that anybody
+#: may make.
+_LARGEST, _LARGEST_OPEN = 64 * 1024, 4096
 
 
 class GrpcLane:
@@ -81,10 +85,10 @@ class GrpcLane:
         for path, (codec, transport) in inference_methods(settings.limits).items():
             methods[path] = self._inference(codec, transport)
         for path, answer in {**repository.calls(), **self._health.calls()}.items():
-            methods[path] = self._unary(answer)
-        methods[WATCH] = self._streaming(self._watch)
+            methods[path] = self._unary(answer, _LARGEST_OPEN if path in OPEN_METHODS else _LARGEST)
+        methods[WATCH] = self._streaming(self._watch, _LARGEST_OPEN, one=True)
         for path in PATHS:
-            methods[path] = self._streaming(self._reflect)
+            methods[path] = self._streaming(self._reflect, _LARGEST)
         for path in methods.keys() - OPEN_METHODS - inference_methods(settings.limits).keys():
             methods[path] = self._counted(methods[path])
         #: Paths of all methods, with their leading slash.
@@ -128,8 +132,8 @@ class GrpcLane:
 
     # Kinds of methods
 
-    def _framing(self, head: CallHead) -> Framing:
-        return Framing(self._settings.http.max_body_bytes, head.encoding)
+    def _framing(self, head: CallHead, largest: float = math.inf) -> Framing:
+        return Framing(int(min(largest, self._settings.http.max_body_bytes)), head.encoding)
 
     def _inference(self, codec: Codec, transport: str) -> Method:
         limit, patience = self._settings.limits.request_timeout, self._settings.http.body_timeout
@@ -152,12 +156,18 @@ class GrpcLane:
     def _counted(self, method: Method) -> Method:
         return lambda head: CountedOpening(self._plane.gate, method(head))
 
-    def _unary(self, answer: Answer) -> Method:
+    def _unary(self, answer: Answer, largest: int) -> Method:
         patience = self._settings.http.body_timeout
-        return lambda head: UnaryOpening(answer, self._framing(head), self._ids, head.seconds, patience)
+        return lambda head: UnaryOpening(answer, self._framing(head, largest), self._ids, head.seconds, patience)
 
-    def _streaming(self, streaming: Streaming) -> Method:
-        return lambda head: StreamOpening(streaming, self._framing(head), self._ids, head.seconds, self._streams)
+    def _streaming(self, streaming: Streaming, largest: int, *, one: bool = False) -> Method:
+        patience, live = self._settings.http.body_timeout, self._streams
+
+        def opening(head: CallHead) -> Entered:
+            framing = self._framing(head, largest)
+            return StreamOpening(streaming, framing, self._ids, head.seconds, patience, live, one=one)
+
+        return opening
 
     # Streams
 
