@@ -21,7 +21,7 @@ from keelway.guard.scopes import Done
 from keelway.hosting.fleet import Fleet
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
-from keelway.transports.grpc.admission import CountedOpening, Entered, GuardedOpening
+from keelway.transports.grpc.admission import CountedOpening, Entered, Foyer, GuardedOpening
 from keelway.transports.grpc.calls import (
     Answer,
     RefusedOpening,
@@ -77,6 +77,7 @@ class GrpcLane:
         self._ids = ids
         self._closing = asyncio.Event()
         self._streams: set[StreamExchange] = set()
+        self._foyer = Foyer()
         self._health = Health(SERVICES, ready)
         self._reflection = Reflection(SERVICES)
         control = settings.serving.allow_model_control
@@ -122,7 +123,13 @@ class GrpcLane:
             method, authenticator = found
             proxies, opened = self._plane.gate.proxies, method(call_head(head.fields))
             return GuardedOpening(
-                authenticator, authenticator.present(head.fields), proxies, proxies.forwarded(head.fields), opened
+                authenticator,
+                authenticator.present(head.fields),
+                proxies,
+                proxies.forwarded(head.fields),
+                self._foyer,
+                self._settings.limits.request_timeout,
+                opened,
             )
         except (CallRefused, KeelwayError) as error:
             return self._refused(error)

@@ -16,6 +16,7 @@ from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.fast_lane import Headers, Reply
 from keelway.errors import Cancelled, KeelwayError
 from keelway.guard.auth import Authenticator, Credentials, NotYet
+from keelway.guard.introductions import unforeseen
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.rest.door import (
     check_media,
@@ -101,6 +102,8 @@ class InferenceLane:
             return Refusal(self, verdict, error)
         except NotYet:
             return None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
+            return Refusal(self, verdict, unforeseen(error))
         refused = self.plane.gate.enter(verdict.priority, principal, peer)
         if refused is not None:
             # Under overload most requests come here: to refuse one must cost less than to answer it.
