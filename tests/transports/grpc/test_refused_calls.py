@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import socket
 import time
@@ -16,9 +17,12 @@ from tests.transports.grpc.test_permits import heard
 from tests.transports.grpc.test_server import GRPC
 
 from keelway.edge.http2.frames import PREFACE, frame, settings_frame
+from keelway.transports.grpc.calls import Crowd
 from keelway.transports.grpc.framing import framed
-from keelway.transports.grpc.health import WATCH
+from keelway.transports.grpc.health import INTERVAL, WATCH, Health
 from keelway.transports.grpc.reflection import PATHS
+from keelway.types import Peer
+from keelway.wire.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 STREAMS, FRAME, WINDOW = 24, 60_000, 1 << 20
 BOMB = prefixed(gzip.compress(bytes(1 << 20)), 1)
@@ -71,3 +75,50 @@ def test_a_call_that_is_no_inference_takes_small_messages_only(peer: socket.sock
 def test_a_message_of_a_stream_that_never_ends_is_not_waited_for(peer: socket.socket) -> None:
     peer.sendall(begun(1, PATHS[0]) + frame(0, 0, 1, framed(bytes(1000))[:500]))
     assert heard(peer, b"the message did not come in time")
+
+
+def test_watches_are_bounded_by_address_and_in_all() -> None:
+    crowd = Crowd(most=3, each=2)
+    here, there = Peer("192.0.2.1"), Peer("192.0.2.2")
+    assert [crowd.join(here) for _ in range(3)] == [True, True, False]
+    assert [crowd.join(there) for _ in range(2)] == [True, False]
+    crowd.leave(here)
+    assert [crowd.join(there), crowd.join(here)] == [True, False]
+
+
+def test_one_watch_too_many_is_refused_until_another_ends(peer: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crowd, "join", lambda crowd, by: False)
+    peer.sendall(begun(1, WATCH) + frame(0, 1, 1, framed(b"")))
+    assert heard(peer, b"as many calls of this kind are open as may be")
+    monkeypatch.undo()
+    peer.sendall(begun(3, WATCH) + frame(0, 1, 3, framed(b"")))
+    assert heard(peer, framed(b"\x08\x01"))
+
+
+def test_watches_cost_nothing_while_nothing_changes_and_all_hear_of_a_change() -> None:
+    looks, ready = [], True
+
+    def looked() -> bool:
+        looks.append(1)
+        return ready
+
+    async def watched(health: Health, closing: asyncio.Event) -> list[int]:
+        return [answer.status async for answer in health.watch(HealthCheckRequest(), closing)]
+
+    async def scene() -> list[list[int]]:
+        nonlocal ready
+        health, closing = Health((), looked), asyncio.Event()
+        watching = [asyncio.create_task(watched(health, closing)) for _ in range(100)]
+        await asyncio.sleep(0.05)
+        looks.clear()
+        await asyncio.sleep(3.5 * INTERVAL)
+        assert len(looks) <= 4
+        ready = False
+        await asyncio.sleep(2 * INTERVAL)
+        closing.set()
+        heard = await asyncio.gather(*watching)
+        assert health._looking is None
+        return heard
+
+    serving, not_serving = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+    assert asyncio.run(scene()) == [[serving, not_serving]] * 100

@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from keelway.edge.http2.application import Exchange, Response
 from keelway.edge.http2.streams import Stream
-from keelway.errors import DeadlineExceeded, KeelwayError, MalformedRequest
+from keelway.errors import DeadlineExceeded, KeelwayError, MalformedRequest, Unavailable
+from keelway.guard.addresses import counted
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.grpc.errors import (
     OK_HEAD,
@@ -186,7 +189,8 @@ class UnaryExchange:
 
 class StreamOpening:
     """Calls with a stream of answers, to a stream of messages or to the first alone (``one``). ``seconds`` are those of
-    the call, ``patience`` those for a message that has begun. ``live`` has those under way."""
+    the call, ``patience`` those for a message that has begun. ``live`` has those under way, ``crowd`` counts them where
+    it has to be somebody's."""
 
     def __init__(
         self,
@@ -198,6 +202,7 @@ class StreamOpening:
         live: set[StreamExchange],
         *,
         one: bool = False,
+        crowd: Crowd | None = None,
     ) -> None:
         self.streaming = streaming
         self.framing = framing
@@ -206,15 +211,49 @@ class StreamOpening:
         self.patience = patience
         self.one = one
         self._live = live
+        self._crowd = crowd
 
     def refused(self, error: KeelwayError) -> Response:
         return refusal(error, self.ids.next())
 
     def enter(self, stream: Stream, principal: Principal) -> Exchange:
+        if self._crowd is not None and not self._crowd.join(stream.peer):
+            error = Unavailable("as many calls of this kind are open as may be; ask once, without a stream")
+            return RefusedCall(stream, partial(self.refused, error))
         exchange = StreamExchange(self, stream)
         self._live.add(exchange)
-        exchange.task.add_done_callback(lambda _: self._live.discard(exchange))
+        exchange.task.add_done_callback(partial(self._over, exchange, stream.peer))
         return exchange
+
+    def _over(self, exchange: StreamExchange, peer: Peer, _: object) -> None:
+        self._live.discard(exchange)
+        if self._crowd is not None:
+            self._crowd.leave(peer)
+
+
+class Crowd:
+    """How many streams there are that anybody may open: ``most`` at once, and ``each`` from one address."""
+
+    def __init__(self, most: int, each: int) -> None:
+        self._left = most
+        self._each = each
+        self._by_address: Counter[str] = Counter()
+
+    def join(self, peer: Peer) -> bool:
+        """Whether there is room for one more, which is then taken until ``leave``."""
+        address = counted(peer.address)
+        if not self._left or self._by_address[address] >= self._each:
+            return False
+        self._left -= 1
+        self._by_address[address] += 1
+        return True
+
+    def leave(self, peer: Peer) -> None:
+        address = counted(peer.address)
+        self._left += 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
 
 
 class StreamExchange:

@@ -7,8 +7,10 @@ A head is judged once, and the verdict serves all calls that have it. What a cal
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Final
 
 from keelway.config import Settings
 from keelway.dataplane import DataPlane
@@ -24,6 +26,7 @@ from keelway.ports import Codec
 from keelway.transports.grpc.admission import CountedOpening, Entered, Foyer, GuardedOpening
 from keelway.transports.grpc.calls import (
     Answer,
+    Crowd,
     RefusedOpening,
     StreamExchange,
     Streaming,
@@ -57,6 +60,8 @@ OPEN_METHODS = frozenset(
 #: Largest message of a call that is no inference, in bytes: a few names and options at most; and of one that anybody
 #: may make.
 _LARGEST, _LARGEST_OPEN = 64 * 1024, 4096
+#: Watches at once, and of those from one address.
+_WATCHES: Final = (4096, 1024)
 
 
 class GrpcLane:
@@ -87,7 +92,7 @@ class GrpcLane:
             methods[path] = self._inference(codec, transport)
         for path, answer in {**repository.calls(), **self._health.calls()}.items():
             methods[path] = self._unary(answer, _LARGEST_OPEN if path in OPEN_METHODS else _LARGEST)
-        methods[WATCH] = self._streaming(self._watch, _LARGEST_OPEN, one=True)
+        methods[WATCH] = self._streaming(self._watch, _LARGEST_OPEN, one=True, crowd=Crowd(*_WATCHES))
         for path in PATHS:
             methods[path] = self._streaming(self._reflect, _LARGEST)
         for path in methods.keys() - OPEN_METHODS - inference_methods(settings.limits).keys():
@@ -167,12 +172,14 @@ class GrpcLane:
         patience = self._settings.http.body_timeout
         return lambda head: UnaryOpening(answer, self._framing(head, largest), self._ids, head.seconds, patience)
 
-    def _streaming(self, streaming: Streaming, largest: int, *, one: bool = False) -> Method:
+    def _streaming(
+        self, streaming: Streaming, largest: int, *, one: bool = False, crowd: Crowd | None = None
+    ) -> Method:
         patience, live = self._settings.http.body_timeout, self._streams
 
         def opening(head: CallHead) -> Entered:
             framing = self._framing(head, largest)
-            return StreamOpening(streaming, framing, self._ids, head.seconds, patience, live, one=one)
+            return StreamOpening(streaming, framing, self._ids, head.seconds, patience, live, one=one, crowd=crowd)
 
         return opening
 
@@ -180,8 +187,10 @@ class GrpcLane:
 
     async def _watch(self, bodies: AsyncIterator[bytes]) -> AsyncGenerator[HealthCheckResponse, None]:
         async for body in bodies:
-            async for status in self._health.watch(parsed(HealthCheckRequest, body), self._closing):
-                yield status
+            watched = self._health.watch(parsed(HealthCheckRequest, body), self._closing)
+            async with contextlib.aclosing(watched) as statuses:
+                async for status in statuses:
+                    yield status
             return
         raise CallRefused(Status.INVALID_ARGUMENT, "the call has no message")
 
