@@ -45,6 +45,7 @@ def test_nothing_is_kept_of_the_body_of_a_refused_request(server: Server, held: 
         refused = wire.ask(predict_bytes()).status
         before = held()
         wire.send(long_request())
+        time.sleep(0.2)  # a head that comes with much behind it takes the usual way
         for _ in range(LENGTH // MEBIBYTE - 1):
             wire.send(bytes(MEBIBYTE))
         time.sleep(1.0)  # what the system still keeps is read
