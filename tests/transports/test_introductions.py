@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -9,13 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from tests.credentials import JWT, KEYS, Published, token
+from hpack import Encoder
+from tests.credentials import JWT, KEYS, Published, jwk, token
 from tests.serving import Server, Shelf, score, wait_until
+from tests.transports.grpc.test_permits import HEADERS, heard
 from tests.transports.grpc.test_server import GRPC, INFER, Asker, infer_bytes
 from tests.transports.test_credentials import Way, bearer, call, door, lane, rest
 
+from keelway.dataplane import DataPlane
+from keelway.edge.http2.frames import PREFACE, frame, settings_frame
 from keelway.guard.auth import Guarded
 from keelway.guard.jwks import PublishedKeys
+from keelway.transports.grpc.framing import framed
 
 WAYS = pytest.mark.parametrize("way", [lane, door, call], ids=["fast lane", "door", "grpc"])
 PATIENCE = 0.4
@@ -116,3 +122,23 @@ def test_messages_of_callers_who_are_not_known_take_so_much_room_together(server
         assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     wait_until(lambda: lane_of_calls._foyer.room == room, "the room to be back")
     assert nobody_waits(server)
+
+
+def test_nothing_more_of_a_call_is_looked_at_once_a_part_of_it_was_refused(
+    server: Server, issuer: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(DataPlane, "infer", lambda plane, call: asked.append(call))
+    issuer.document = {"keys": [jwk("RS256", "second", "other")]}
+    issuer.delay = 0.2
+    host, _, port = server.grpc.rpartition(":")
+    authorization = ("authorization", f"Bearer {token('RS256', kid='second', name='other')}")
+    head = frame(1, 4, 1, Encoder().encode([*HEADERS, authorization], huffman=False))
+    with socket.create_connection((host, int(port)), timeout=10) as peer:
+        peer.sendall(PREFACE + settings_frame(()) + head)
+        peer.sendall(frame(0, 0, 1, b"\0\xff\xff\xff\xff") + frame(0, 1, 1, framed(infer_bytes("m"))))
+        assert heard(peer, b"the message is larger than max")
+        peer.sendall(frame(6, 0, 0, b"are you?"))
+        assert heard(peer, b"are you?")
+    assert not asked
+    assert server.app._admission.in_flight == 0

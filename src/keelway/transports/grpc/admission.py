@@ -175,6 +175,8 @@ class Introduction:
         last = parts.pop() if self._whole else None
         for part in parts:
             call.receive(part)
+            if stream.exchange is None:  # refused for that part, and over
+                return
         if last is not None:
             response = call.finish(last)
             if response is not None:
