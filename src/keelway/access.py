@@ -94,7 +94,7 @@ class AuthSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Meta(
             description="What a client certificate is worth: `IDENTITY -> SCOPE SCOPE`, such as "
             "`DNS:batch.internal -> predict:*`; the first that fits counts, `*` stands for anything. Identities are "
-            "`CN=…`, `DNS:…`, `URI:…`."
+            "`CN=…`, `DNS:…`, `URI:…`, `email:…`; the case of hosts does not matter."
         ),
     ] = ()
     max_failures: Annotated[

@@ -180,7 +180,10 @@ def test_a_secret_is_long_and_given_once(tmp_path: Any) -> None:
 
 # Certificates
 
-RULES = ("DNS:batch.internal -> predict:lead_scoring", "CN=Ops * -> admin", "DNS:*.internal -> predict:* metrics")
+RULES = (
+    *("DNS:batch.Internal -> predict:lead_scoring", "CN=Ops * -> admin", "DNS:*.internal -> predict:* metrics"),
+    *("email:Ada@example.com -> metrics", "URI:spiffe://CLUSTER.local/ns/A* -> predict:*"),
+)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,12 @@ RULES = ("DNS:batch.internal -> predict:lead_scoring", "CN=Ops * -> admin", "DNS
         (("DNS:batch.internal.example",), "Unauthenticated"),
         (("DNS:batchxinternal",), "Unauthenticated"),
         (("CN=DNS:batch.internal",), "Unauthenticated"),
+        (("DNS:Batch.INTERNAL",), "mtls:DNS:batch.internal"),
+        (("email:Ada@Example.COM",), "mtls:email:Ada@example.com"),
+        (("email:ada@example.com",), "Unauthenticated"),
+        (("URI:SPIFFE://Cluster.Local/ns/A",), "mtls:URI:spiffe://cluster.local/ns/A"),
+        (("URI:spiffe://cluster.local/ns/a",), "Unauthenticated"),
+        (("CN=ops Team",), "Unauthenticated"),
         ((), "Unauthenticated"),
     ],
 )
@@ -212,10 +221,33 @@ def test_what_one_certificate_was_worth_is_not_remembered_for_another_connection
             world.guard.principal(shown, PEER)
 
 
-@pytest.mark.parametrize("rule", ["", "DNS:a", "DNS:a ->", "-> admin", "DNS: -> admin", "nobody -> admin", "CN=a -> x"])
-def test_a_rule_that_is_none_is_refused(rule: str) -> None:
-    with pytest.raises(InvalidInput):
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *("", "DNS:a", "DNS:a ->", "-> admin", "DNS: -> admin", "nobody -> admin", "CN=a -> x"),
+        *("DN:foo -> admin", "dns:a -> admin", "cn=a -> admin", "CN:a -> admin", "IP:192.0.2.1 -> admin"),
+        *("CN= -> admin", "CN= a -> admin", "CN=a\0b -> admin", "DNS:a b -> admin", "DNS:a. -> admin"),
+        *("DNS:https://a -> admin", "DNS:b\u00fcro -> admin", "URI:batch.internal -> admin", "email:ada -> admin"),
+    ],
+)
+def test_a_rule_that_is_none_or_fits_nobody_is_refused_in_one_line(rule: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
         World(AuthSettings(mtls=(rule,)))
+    assert refused.value.field == "auth.mtls"
+    assert "auth.mtls" in refused.value.message
+    assert "\n" not in refused.value.message
+
+
+def test_a_second_rule_for_one_identity_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="two lines"):
+        World(AuthSettings(mtls=("DNS:a.internal -> predict:*", "DNS:A.internal -> admin")))
+
+
+@pytest.mark.parametrize(
+    "rule", ["URI:* -> admin", "URI:spiffe://* -> admin", "URI:urn:x:Y -> admin", "DNS:* -> admin"]
+)
+def test_a_rule_may_leave_open_as_much_as_it_likes(rule: str) -> None:
+    World(AuthSettings(mtls=(rule,)))
 
 
 # Several

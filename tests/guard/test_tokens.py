@@ -263,7 +263,7 @@ async def following(guard: Guarded) -> asyncio.Task[None]:
 
 async def outcome(guard: Guarded, text: str) -> str:
     try:
-        return (await guard.later(shown(guard, text), PEER)).name
+        return (await guard.later(shown(guard, text), PEER, 5.0)).name
     except KeelwayError as error:
         return type(error).__name__
 
@@ -274,7 +274,7 @@ def test_keys_that_rotate_are_fetched_when_a_token_names_one(issuer: Published) 
         task = await following(guard)
         old = token("RS256", kid="first")
         remembered = shown(guard, old)
-        assert (await guard.later(remembered, PEER)).name == "jwt:ada"
+        assert (await guard.later(remembered, PEER, 5.0)).name == "jwt:ada"
         issuer.document = {"keys": [jwk("RS256", "second", "other")]}
         await asyncio.sleep(0.25)
         assert await outcome(guard, token("RS256", kid="second", name="other")) == "jwt:ada"
@@ -282,7 +282,7 @@ def test_keys_that_rotate_are_fetched_when_a_token_names_one(issuer: Published) 
         # The key that went is no key any more, of a token that was verified by it neither.
         assert await outcome(guard, old) == "Unauthenticated"
         with pytest.raises(Unauthenticated):
-            await guard.later(remembered, PEER)
+            await guard.later(remembered, PEER, 5.0)
         task.cancel()
 
     asyncio.run(scene())
@@ -327,7 +327,7 @@ def test_before_there_are_keys_callers_wait_and_then_hear_that_they_may_try_agai
         with pytest.raises(NotYet):
             guard.principal(shown(guard, token("RS256", kid="first")), PEER)
         with pytest.raises(Unavailable):
-            await guard.later(shown(guard, token("RS256", kid="first")), PEER)
+            await guard.later(shown(guard, token("RS256", kid="first")), PEER, 5.0)
         task = await following(guard)
         assert await outcome(guard, token("RS256", kid="first")) in ("Unauthenticated", "Unavailable")
         issuer.status = 200

@@ -175,7 +175,7 @@ def test_a_reload_that_fails_leaves_what_there_is(when: str) -> None:
         world.cannot_launch = int(when == "launch")
         world.cannot_load = Unavailable("away") if when == "load" else None
         world.cannot_be_admitted = Unavailable("away") if when == "admit" else None
-        await world.crew.reload()
+        assert not await world.crew.reload()
         assert world.serving() == [1, 2, 3]
         assert [worker.told for worker in world.made[:3]] == [[], [], []]
         assert world.crew.restarts == {"died": 0, "reload": 0}
@@ -186,7 +186,7 @@ def test_a_reload_that_fails_leaves_what_there_is(when: str) -> None:
 def test_a_reload_replaces_one_after_the_other() -> None:
     async def scene(world: World) -> None:
         await world.crew.start()
-        await world.crew.reload()
+        assert await world.crew.reload()
         assert world.serving() == [1, 2, 3]
         assert [type(one.told[0]).__name__ for one in world.made[:3]] == ["Retire"] * 3
         assert world.crew.restarts == {"died": 0, "reload": 3}

@@ -33,6 +33,8 @@ _STATUS = {
     grpc.StatusCode.NOT_FOUND: UNKNOWN,
     grpc.StatusCode.RESOURCE_EXHAUSTED: LIMITED,
     grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 
 

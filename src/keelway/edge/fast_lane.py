@@ -43,7 +43,12 @@ class Waits(Protocol):
 
 
 class Exchange(Protocol):
-    """One request whose head was accepted. Exactly one of ``answer`` and ``abandon`` is called."""
+    """One request whose head was read. Exactly one of ``answer`` and ``abandon`` is called."""
+
+    @property
+    def reads_body(self) -> bool:
+        """Whether ``answer`` looks at the body. Nothing is kept of one that nobody looks at."""
+        ...
 
     def answer(self, body: bytes, replied: Callable[[Reply | None], None]) -> Reply | Waits:
         """The reply, or what waits for it: then ``replied`` is called with it once, perhaps before this returns; with
@@ -74,8 +79,9 @@ class Lane(Protocol):
         connection or a body is read. The same head has the same verdict, always."""
         ...
 
-    def open(self, verdict: Any, peer: Peer) -> Exchange:
-        """One request behind a head with that verdict, by a connection from ``peer``."""
+    def open(self, verdict: Any, peer: Peer) -> Exchange | None:
+        """One request behind a head with that verdict, by a connection from ``peer``; ``None`` if it takes the usual
+        way this time, where it may wait with its body unread. Raises nothing."""
         ...
 
     @property
@@ -108,7 +114,8 @@ class _LaneCycle:
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        self.parts: list[bytes] = []
+        #: What has come of the body, unless nobody looks at it.
+        self.parts: list[bytes] | None = [] if exchange.reads_body else None
         self.waits: Waits | None = None
         self.keep_alive = True
         self.disconnected = False
@@ -155,9 +162,11 @@ class FastLaneProtocol(LimitedProtocol):
         head = data[: data.find(_END) + len(_END)] if self._begins() else b""
         verdict = self._heads.get(head)
         if verdict is not None and self._idle_since is not None and len(data) - len(head) == verdict.length:
-            self._idle_since = None
-            self._answer(self._begin(verdict), data[len(head) :], post=True)
-            return
+            cycle = self._begin(verdict)
+            if cycle is not None:
+                self._idle_since = None
+                self._answer(cycle, data[len(head) :], post=True)
+                return
         self._deliver_posted()
         self._verdict, self._messages = None, 0
         super().data_received(data)
@@ -188,8 +197,9 @@ class FastLaneProtocol(LimitedProtocol):
         self._begin_head()
 
     def on_headers_complete(self) -> None:
-        verdict = self._verdict = self._judged()
-        if verdict is None:
+        verdict = self._judged()
+        cycle = None if verdict is None else self._begin(verdict)
+        if cycle is None:
             url, headers, expect = self.url, self.headers, self.expect_100_continue
             HttpToolsProtocol.on_message_begin(self)
             self.url, self.expect_100_continue = url, expect
@@ -204,10 +214,14 @@ class FastLaneProtocol(LimitedProtocol):
         self._body_bytes = 0
         self._upgrading = False
         self.headers = []
-        self._receiving = self._begin(verdict)
+        self._verdict, self._receiving = verdict, cycle
 
-    def _begin(self, verdict: Verdict) -> _LaneCycle:
-        cycle: Any = _LaneCycle(self._lane.open(verdict, self.peer))
+    def _begin(self, verdict: Verdict) -> _LaneCycle | None:
+        """What the lane opens, if it does: then it stands where uvicorn keeps a request."""
+        exchange = self._lane.open(verdict, self.peer)
+        if exchange is None:
+            return None
+        cycle: Any = _LaneCycle(exchange)
         cycle.keep_alive = not self._closing_soon
         self.cycle = self._answering = cycle
         return cycle  # type: ignore[no-any-return]
@@ -218,7 +232,8 @@ class FastLaneProtocol(LimitedProtocol):
             super().on_body(body)
             return
         self._body_bytes += len(body)
-        cycle.parts.append(body)
+        if cycle.parts is not None:
+            cycle.parts.append(body)
 
     def on_message_complete(self) -> None:
         cycle = self._receiving
@@ -230,7 +245,7 @@ class FastLaneProtocol(LimitedProtocol):
         if self._finished:  # it was refused while it came, for taking too long
             cycle.exchange.abandon()
             return
-        parts = cycle.parts
+        parts = cycle.parts or ()
         self._answer(cycle, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def _answer(self, cycle: _LaneCycle, body: bytes, *, post: bool = False) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,8 +26,11 @@ HTTP_PORT: Final = ("http/1.1", "h2")
 GRPC_PORT: Final = ("h2",)
 #: Seconds that a peer may take to say goodbye in TLS when its connection is closed.
 FAREWELL: Final = 2.0
+#: Seconds for which changed files have to stay as they are before they are taken: what is half written may be read as
+#: a whole, such as the first few of several certificates.
+_SETTLED: Final = 0.5
 
-_Stamp = tuple[tuple[int, int, int] | None, ...]
+_Stamp = tuple[bytes | None, ...]
 
 
 class Contexts(NamedTuple):
@@ -45,7 +49,7 @@ class Certificates:
     def __init__(self, settings: TlsSettings, renewed: Callable[[float], None]) -> None:
         self._settings = settings
         self._renewed = renewed
-        self._taken = self._complained = self._stamp()
+        self._taken = self._complained = self._seen = self._stamp()
         self._contexts = contexts_of(settings)
         renewed(self._contexts.expires)
 
@@ -59,30 +63,46 @@ class Certificates:
 
     async def follow(self) -> None:
         """Look at the files again and again, until cancelled."""
+        pause = interval = self._settings.poll_interval
         while True:
-            await asyncio.sleep(self._settings.poll_interval)
-            # Off the loop: they may lie on a volume that does not answer.
-            await asyncio.to_thread(self.look)
+            await asyncio.sleep(pause)
+            try:
+                # Off the loop: they may lie on a volume that does not answer.
+                changed = await asyncio.to_thread(self.look)
+                pause = min(interval, _SETTLED) if changed else interval
+            except Exception as error:
+                # Whatever is wrong, a later look may succeed.
+                log.error("the files of TLS could not be looked at", exc_info=error)
 
-    def look(self) -> None:
-        """Take the files if they have changed and can be used. What cannot is said once for each change, and tried
-        again: a chain and its key are two files, and one of them is written first."""
-        stamp = self._stamp()
+    def look(self) -> bool:
+        """Whether the files have just changed. They are taken if they are as they were at the last look and can be
+        used. What cannot is said once for each change, and tried again: a chain and its key are two files, and one of
+        them is written first."""
+        stamp, before = self._stamp(), self._seen
+        self._seen = stamp
+        if stamp != before:
+            return True
         if stamp == self._taken:
-            return
+            if self._complained != stamp:
+                self._complained = stamp
+                log.info("the files are again those of the certificate in use")
+            return False
         try:
-            self._contexts = contexts_of(self._settings)
+            contexts = contexts_of(self._settings)
         except FailedPrecondition as error:
             if stamp != self._complained:
                 self._complained = stamp
                 log.error("the certificate in use stays: %s", error.message)
-            return
-        self._taken = self._complained = stamp
-        self._renewed(self._contexts.expires)
-        log.info("new connections get the new certificate")
+            return False
+        if self._stamp() == stamp:  # or some of it was read of the files before, some of those behind
+            self._contexts = contexts
+            self._taken = self._complained = stamp
+            self._renewed(contexts.expires)
+            log.info("new connections get the new certificate")
+        return False
 
     def _stamp(self) -> _Stamp:
-        """Changes when a file is written or replaced, also one that a link leads to."""
+        """Of what stands in the files, wherever links lead to: times and sizes may be those of the file before."""
         return tuple(_stamp(path) for _, path in files_of(self._settings))
 
 
@@ -140,12 +160,11 @@ def _context(settings: TlsSettings, protocols: Sequence[str]) -> ssl.SSLContext:
     return context
 
 
-def _stamp(path: str) -> tuple[int, int, int] | None:
+def _stamp(path: str) -> bytes | None:
     try:
-        found = Path(path).stat()
+        return sha256(Path(path).read_bytes()).digest()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _no_password() -> str:

@@ -17,6 +17,7 @@ from keelway.clock import Clock
 from keelway.errors import InvalidInput, RateLimited, Unauthenticated, Unavailable
 from keelway.guard.certificates import Certificates
 from keelway.guard.faults import AttemptLimit, CredentialFault
+from keelway.guard.introductions import Introductions
 from keelway.guard.keys import NAME, PREFIX, KeyRing, read_secret
 from keelway.guard.tokens import KeyWanted, Tokens
 from keelway.types import ANONYMOUS, AuditEvent, Peer, Principal, StoredKey
@@ -67,8 +68,9 @@ class Authenticator(Protocol):
         ``NotYet`` if it takes a wait."""
         ...
 
-    async def later(self, credentials: Credentials, peer: Peer) -> Principal:
-        """The same, waiting where that helps. ``Unavailable`` instead of ``NotYet``."""
+    async def later(self, credentials: Credentials, peer: Peer, seconds: float) -> Principal:
+        """The same, waiting where that helps, ``seconds`` at most. Instead of ``NotYet``: ``DeadlineExceeded``, or
+        ``Unavailable``, also if too many wait."""
         ...
 
     def denied(self, principal: Principal, peer: Peer, action: str, target: str) -> None:
@@ -88,7 +90,7 @@ class OpenToAll:
     def principal(self, credentials: Credentials, peer: Peer) -> Principal:
         return ANONYMOUS
 
-    async def later(self, credentials: Credentials, peer: Peer) -> Principal:
+    async def later(self, credentials: Credentials, peer: Peer, seconds: float) -> Principal:
         return ANONYMOUS
 
     def denied(self, principal: Principal, peer: Peer, action: str, target: str) -> None:
@@ -125,6 +127,7 @@ class Guarded:
         self._ring: KeyRing | None = KeyRing(self._secret, ()) if auth.keys else None
         self.tokens = Tokens(jwt, clock) if jwt.configured else None
         self._certificates = Certificates(auth.mtls) if auth.mtls else None
+        self._introductions = Introductions()
         self._require = _checked(auth.require, self._has)
         self._both = {"key", "jwt"} <= set(self._require)
         #: When each key was last seen, in seconds since the Unix epoch, since ``take_used`` was called.
@@ -182,12 +185,12 @@ class Guarded:
             return credentials.principal
         return self._find(credentials, peer)
 
-    async def later(self, credentials: Credentials, peer: Peer) -> Principal:
+    async def later(self, credentials: Credentials, peer: Peer, seconds: float) -> Principal:
         try:
             return self.principal(credentials, peer)
         except NotYet:
             if self.tokens is not None and self.tokens.published is not None:
-                await self.tokens.published.renewed()
+                await self._introductions.wait(self.tokens.published.renewed, seconds)
         try:
             return self.principal(credentials, peer)
         except NotYet:

@@ -59,7 +59,11 @@ class PublishedKeys:
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._wanted.set()
-        await waiter
+        try:
+            await waiter
+        finally:  # who has given up is not kept until the issuer answers
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
 
     async def follow(self) -> None:
         """Fetch the keys now, when they grow old, and when somebody waits for some; until cancelled."""

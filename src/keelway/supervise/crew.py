@@ -61,7 +61,8 @@ class Crew:
         self._all: dict[Child, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reloading = asyncio.Lock()
+        #: Whether workers are being replaced: not to be begun again meanwhile.
+        self.reloading = False
         #: Held by whoever puts another worker in the place of a number.
         self._places = {number: asyncio.Lock() for number in self._numbers}
         #: How many workers took the place of another, by cause.
@@ -100,17 +101,19 @@ class Crew:
         for number in self._numbers:
             self._spawn(self._keep(number))
 
-    async def reload(self) -> None:
+    async def reload(self) -> bool:
         """Replace one worker after the other: each new one takes connections before the old one stops. A new one that
-        cannot start leaves the old one, and the rest, as they are."""
-        if self._reloading.locked():
-            log.warning("a reload is under way already")
-            return
-        async with self._reloading:
+        cannot start leaves the old one, and the rest, as they are. Whether any was replaced."""
+        self.reloading, replaced = True, False
+        try:
             for number in self._numbers:
                 if self._stopping.is_set() or not await self._replace(number):
-                    return
+                    return replaced
+                replaced = True
             log.info("every worker has been replaced")
+            return replaced
+        finally:
+            self.reloading = False
 
     async def stop(self, delay: float) -> None:
         """Drain all workers at once and wait until they have ended; whoever does not in time is killed."""

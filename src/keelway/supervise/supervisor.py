@@ -23,19 +23,22 @@ from keelway.clock import Clock, SystemClock
 from keelway.config import Settings
 from keelway.edge.accepting import Seats
 from keelway.edge.listening import Addresses, address_of, bind, resolve
+from keelway.edge.tls import certificates
 from keelway.errors import FailedPrecondition, KeelwayError
 from keelway.guard.auth import Guarded
+from keelway.hosting.caching import answer_cache
 from keelway.hosting.keys import KeyFollower
 from keelway.hosting.limiting import check_rate_limits
 from keelway.hosting.sources import ModelSource
 from keelway.observe.audit import AuditLog
 from keelway.observe.merging import Ledger, Series, Table, merge
-from keelway.observe.metrics import METRICS
+from keelway.observe.metrics import METRICS, ServingMetrics
 from keelway.ports import KeySource
 from keelway.supervise.agreement import Agreement
 from keelway.supervise.child import Child, State, close_all, spawn
 from keelway.supervise.crew import Crew
 from keelway.supervise.messages import AskPage, Keys, Page, Report, Scrape, Start, ToSupervisor, Used, own_folder
+from keelway.transports.rest.access import open_paths
 from keelway.types import AuditEvent, StoredKey
 
 log = logging.getLogger("keelway.supervise")
@@ -118,9 +121,13 @@ class Supervisor:
         return int(self._crew.abandoned)
 
     def _check(self, settings: Settings) -> None:
+        """Raises what a worker with ``settings`` would end by."""
         if settings.demands_credentials:
             Guarded(settings.auth, settings.jwt, self._clock)
         check_rate_limits(settings, self._clock)
+        answer_cache(settings, ServingMetrics(), self._clock)
+        open_paths(settings.auth.public)
+        certificates(settings.tls, lambda expires: None)
 
     def _hold(self, held: contextlib.ExitStack) -> None:
         """Take the sockets and whatever else the workers inherit."""
@@ -183,6 +190,10 @@ class Supervisor:
         if not self._serving:
             log.warning("nothing is reloaded before the server serves")
             return
+        if self._crew.reloading:
+            log.warning("a reload is under way already")
+            return
+        before = self._settings
         if self._reload is not None:
             try:
                 settings = unmoved(self._reload(), self._settings)
@@ -192,7 +203,9 @@ class Supervisor:
                 log.error("nothing is reloaded, the settings do not hold: %s", error.message)
                 return
         log.info("replacing one worker after the other")
-        await self._crew.reload()
+        if not await self._crew.reload():
+            # No worker serves by them. One that has to be started again must not fail for what none could start with.
+            self._settings = before
 
     # Workers
 

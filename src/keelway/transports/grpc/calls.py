@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections import deque
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from keelway.edge.http2.application import Exchange, Response
 from keelway.edge.http2.streams import Stream
-from keelway.errors import DeadlineExceeded, KeelwayError, MalformedRequest
+from keelway.errors import DeadlineExceeded, KeelwayError, MalformedRequest, Unavailable
+from keelway.guard.addresses import counted
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.grpc.errors import (
     OK_HEAD,
@@ -186,59 +188,114 @@ class UnaryExchange:
 
 
 class StreamOpening:
-    """Calls with a stream of answers, to one message or to a stream of them. ``live`` has those under way."""
+    """Calls with a stream of answers, to a stream of messages or to the first alone (``one``). ``seconds`` are those of
+    the call, ``patience`` those for a message that has begun. ``live`` has those under way, ``crowd`` counts them where
+    it has to be somebody's."""
 
     def __init__(
-        self, streaming: Streaming, framing: Framing, ids: RequestIds, seconds: float, live: set[StreamExchange]
+        self,
+        streaming: Streaming,
+        framing: Framing,
+        ids: RequestIds,
+        seconds: float,
+        patience: float,
+        live: set[StreamExchange],
+        *,
+        one: bool = False,
+        crowd: Crowd | None = None,
     ) -> None:
         self.streaming = streaming
         self.framing = framing
         self.ids = ids
         self.seconds = seconds
+        self.patience = patience
+        self.one = one
         self._live = live
+        self._crowd = crowd
 
     def refused(self, error: KeelwayError) -> Response:
         return refusal(error, self.ids.next())
 
     def enter(self, stream: Stream, principal: Principal) -> Exchange:
+        if self._crowd is not None and not self._crowd.join(stream.peer):
+            error = Unavailable("as many calls of this kind are open as may be; ask once, without a stream")
+            return RefusedCall(stream, partial(self.refused, error))
         exchange = StreamExchange(self, stream)
         self._live.add(exchange)
-        exchange.task.add_done_callback(lambda _: self._live.discard(exchange))
+        exchange.task.add_done_callback(partial(self._over, exchange, stream.peer))
         return exchange
+
+    def _over(self, exchange: StreamExchange, peer: Peer, _: object) -> None:
+        self._live.discard(exchange)
+        if self._crowd is not None:
+            self._crowd.leave(peer)
+
+
+class Crowd:
+    """How many streams there are that anybody may open: ``most`` at once, and ``each`` from one address."""
+
+    def __init__(self, most: int, each: int) -> None:
+        self._left = most
+        self._each = each
+        self._by_address: Counter[str] = Counter()
+
+    def join(self, peer: Peer) -> bool:
+        """Whether there is room for one more, which is then taken until ``leave``."""
+        address = counted(peer.address)
+        if not self._left or self._by_address[address] >= self._each:
+            return False
+        self._left -= 1
+        self._by_address[address] += 1
+        return True
+
+    def leave(self, peer: Peer) -> None:
+        address = counted(peer.address)
+        self._left += 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
 
 
 class StreamExchange:
-    """A task that takes messages as they come; the peer may send ahead as much as its window holds. It may take its
-    time, too: who asks for a stream wants to keep it."""
+    """A task that takes messages as they come; the peer may send ahead as much as its window holds, which stays packed
+    until it is asked for. It may take its time, too: who asks for a stream wants to keep it. Nothing is kept of what
+    comes when no message is asked for any more."""
 
-    __slots__ = ("_broken", "_buffer", "_ended", "_messages", "_opening", "_owed", "_stream", "_waiting", "task")
+    __slots__ = (
+        "_broken",
+        "_buffer",
+        "_done",
+        "_ended",
+        "_opening",
+        "_owed",
+        "_short_since",
+        "_stream",
+        "_waiting",
+        "task",
+    )
 
     def __init__(self, opening: StreamOpening, stream: Stream) -> None:
         self._opening = opening
         self._stream = stream
         self._buffer = bytearray()
-        self._messages: deque[bytes] = deque()
         self._owed = 0
-        self._ended = False
-        self._broken: CallRefused | None = None
+        self._ended = self._done = False
+        self._short_since: float | None = None
+        self._broken: KeelwayError | None = None
         self._waiting: asyncio.Future[None] | None = None
         self.task = asyncio.get_running_loop().create_task(self._answer())
 
     def receive(self, data: bytes) -> None:
+        if self._done:
+            return
         self._owed += len(data)
         self._buffer += data
-        try:
-            self._messages.extend(self._opening.framing.take(self._buffer))
-        except CallRefused as error:
-            self._broken = error
         self._wake()
         self._pay()
 
     def finish(self, data: bytes) -> None:
         self.receive(data)
         self._ended = True
-        if self._buffer and self._broken is None:
-            self._broken = CallRefused(Status.INVALID_ARGUMENT, "the message is shorter than it states")
         self._wake()
 
     def close(self) -> None:
@@ -250,29 +307,44 @@ class StreamExchange:
         self.task.cancel()
 
     def sweep(self, now: float) -> None:
-        """It may take its time."""
+        if not self._buffer or not self._opening.framing.is_short(self._buffer):
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = now
+        elif now - self._short_since > self._opening.patience:
+            self._broken = DeadlineExceeded("the message did not come in time")
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
     def _pay(self) -> None:
-        """Give the window back for what was taken."""
-        if not self._messages and self._owed:
+        """Give the window back, but not while a message waits to be asked for."""
+        if self._owed and self._opening.framing.is_short(self._buffer):
             owed, self._owed = self._owed, 0
             self._stream.consumed(owed)
 
     async def _asked(self) -> AsyncIterator[bytes]:
         while True:
-            while self._messages:
-                yield self._messages.popleft()
+            while (message := self._opening.framing.take(self._buffer)) is not None:
+                self._short_since = None
+                if self._opening.one:
+                    self._ask_no_more()
                 self._pay()
+                yield message
             if self._broken is not None:
                 raise self._broken
             if self._ended:
+                if self._buffer:
+                    raise CallRefused(Status.INVALID_ARGUMENT, "the message is shorter than it states")
                 return
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
+
+    def _ask_no_more(self) -> None:
+        self._done = True
+        self._buffer.clear()
 
     async def _answer(self) -> None:
         stream, started = self._stream, False
@@ -291,6 +363,7 @@ class StreamExchange:
             trailers = refused_trailers(error, self._opening.ids.next())
         else:
             trailers = OK_TRAILERS
+        self._ask_no_more()
         if started:
             stream.end(trailers)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 
 from keelway.transports.grpc.errors import CallRefused, Status
 
@@ -43,16 +42,23 @@ class Framing:
         if int.from_bytes(prefix[1:_PREFIX], "big") > self.limit:
             raise self._too_large()
 
-    def take(self, buffer: bytearray) -> Iterator[bytes]:
-        """The whole messages at the beginning of ``buffer``, which they leave."""
-        while len(buffer) >= _PREFIX:
-            self.check(buffer[:_PREFIX])
-            end = _PREFIX + int.from_bytes(buffer[1:_PREFIX], "big")
-            if len(buffer) < end:
-                return
-            flag, message = buffer[0], bytes(buffer[_PREFIX:end])
-            del buffer[:end]
-            yield self._unpacked(flag, message)
+    def take(self, buffer: bytearray) -> bytes | None:
+        """The message at the beginning of ``buffer``, which it leaves; ``None`` if it is not whole. One at a time: a
+        packed message takes a thousandth of the room."""
+        if self.is_short(buffer):
+            return None
+        self.check(buffer)
+        end = _PREFIX + int.from_bytes(buffer[1:_PREFIX], "big")
+        flag, message = buffer[0], bytes(buffer[_PREFIX:end])
+        del buffer[:end]
+        return self._unpacked(flag, message)
+
+    def is_short(self, buffer: bytearray) -> bool:
+        """Whether more has to come for the message at the beginning of ``buffer``, and may."""
+        if len(buffer) < _PREFIX:
+            return True
+        size = int.from_bytes(buffer[1:_PREFIX], "big")
+        return buffer[0] <= 1 and size <= self.limit and len(buffer) < _PREFIX + size
 
     def _unpacked(self, flag: int, message: bytes) -> bytes:
         if not flag:

@@ -23,6 +23,9 @@ class Health:
     def __init__(self, services: Collection[str], ready: Callable[[], bool]) -> None:
         self._services = frozenset(services) | {""}
         self._ready = ready
+        self._watches = 0
+        self._looking: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
 
     def calls(self) -> dict[str, Answer]:
         """Path of the method -> its answer."""
@@ -36,17 +39,36 @@ class Health:
     async def watch(
         self, request: HealthCheckRequest, closing: asyncio.Event
     ) -> AsyncGenerator[HealthCheckResponse, None]:
-        """The status now, and again whenever it has changed, until the caller leaves or the server closes."""
+        """The status now, and again whenever it has changed, until the caller leaves or the server closes. One looks
+        for all that watch: anybody may, and they cost nothing while nothing changes."""
         last = None
-        while True:
-            status = self._status(request)
-            if status != last:
-                yield HealthCheckResponse(status=status)
-                last = status
-            if closing.is_set():
-                return
+        self._watches += 1
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look(self._ready(), closing))
+        try:
+            while True:
+                news, status = self._news, self._status(request)
+                if status != last:
+                    yield HealthCheckResponse(status=status)
+                    last = status
+                if closing.is_set():
+                    return
+                await news.wait()
+        finally:
+            self._watches -= 1
+            if not self._watches and self._looking is not None:
+                self._looking.cancel()
+                self._looking = None
+
+    async def _look(self, before: bool, closing: asyncio.Event) -> None:
+        while not closing.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(closing.wait(), INTERVAL)
+            now = self._ready()
+            if now != before or closing.is_set():
+                before = now
+                news, self._news = self._news, asyncio.Event()
+                news.set()
 
     def _status(self, request: HealthCheckRequest) -> HealthCheckResponse.ServingStatus:
         if request.service not in self._services:

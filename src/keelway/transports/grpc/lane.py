@@ -7,7 +7,10 @@ A head is judged once, and the verdict serves all calls that have it. What a cal
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Final
 
 from keelway.config import Settings
 from keelway.dataplane import DataPlane
@@ -20,9 +23,10 @@ from keelway.guard.scopes import Done
 from keelway.hosting.fleet import Fleet
 from keelway.observe.request_ids import RequestIds
 from keelway.ports import Codec
-from keelway.transports.grpc.admission import CountedOpening, Entered, GuardedOpening
+from keelway.transports.grpc.admission import CountedOpening, Entered, Foyer, GuardedOpening
 from keelway.transports.grpc.calls import (
     Answer,
+    Crowd,
     RefusedOpening,
     StreamExchange,
     Streaming,
@@ -53,6 +57,11 @@ Method = Callable[[CallHead], Entered]
 OPEN_METHODS = frozenset(
     {CHECK, WATCH, "/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"}
 )
+#: Largest message of a call that is no inference, in bytes: a few names and options at most; and of one that anybody
+#: may make.
+_LARGEST, _LARGEST_OPEN = 64 * 1024, 4096
+#: Watches at once, and of those from one address.
+_WATCHES: Final = (4096, 1024)
 
 
 class GrpcLane:
@@ -73,6 +82,7 @@ class GrpcLane:
         self._ids = ids
         self._closing = asyncio.Event()
         self._streams: set[StreamExchange] = set()
+        self._foyer = Foyer()
         self._health = Health(SERVICES, ready)
         self._reflection = Reflection(SERVICES)
         control = settings.serving.allow_model_control
@@ -81,10 +91,10 @@ class GrpcLane:
         for path, (codec, transport) in inference_methods(settings.limits).items():
             methods[path] = self._inference(codec, transport)
         for path, answer in {**repository.calls(), **self._health.calls()}.items():
-            methods[path] = self._unary(answer)
-        methods[WATCH] = self._streaming(self._watch)
+            methods[path] = self._unary(answer, _LARGEST_OPEN if path in OPEN_METHODS else _LARGEST)
+        methods[WATCH] = self._streaming(self._watch, _LARGEST_OPEN, one=True, crowd=Crowd(*_WATCHES))
         for path in PATHS:
-            methods[path] = self._streaming(self._reflect)
+            methods[path] = self._streaming(self._reflect, _LARGEST)
         for path in methods.keys() - OPEN_METHODS - inference_methods(settings.limits).keys():
             methods[path] = self._counted(methods[path])
         #: Paths of all methods, with their leading slash.
@@ -118,7 +128,13 @@ class GrpcLane:
             method, authenticator = found
             proxies, opened = self._plane.gate.proxies, method(call_head(head.fields))
             return GuardedOpening(
-                authenticator, authenticator.present(head.fields), proxies, proxies.forwarded(head.fields), opened
+                authenticator,
+                authenticator.present(head.fields),
+                proxies,
+                proxies.forwarded(head.fields),
+                self._foyer,
+                self._settings.limits.request_timeout,
+                opened,
             )
         except (CallRefused, KeelwayError) as error:
             return self._refused(error)
@@ -128,8 +144,8 @@ class GrpcLane:
 
     # Kinds of methods
 
-    def _framing(self, head: CallHead) -> Framing:
-        return Framing(self._settings.http.max_body_bytes, head.encoding)
+    def _framing(self, head: CallHead, largest: float = math.inf) -> Framing:
+        return Framing(int(min(largest, self._settings.http.max_body_bytes)), head.encoding)
 
     def _inference(self, codec: Codec, transport: str) -> Method:
         limit, patience = self._settings.limits.request_timeout, self._settings.http.body_timeout
@@ -152,19 +168,29 @@ class GrpcLane:
     def _counted(self, method: Method) -> Method:
         return lambda head: CountedOpening(self._plane.gate, method(head))
 
-    def _unary(self, answer: Answer) -> Method:
+    def _unary(self, answer: Answer, largest: int) -> Method:
         patience = self._settings.http.body_timeout
-        return lambda head: UnaryOpening(answer, self._framing(head), self._ids, head.seconds, patience)
+        return lambda head: UnaryOpening(answer, self._framing(head, largest), self._ids, head.seconds, patience)
 
-    def _streaming(self, streaming: Streaming) -> Method:
-        return lambda head: StreamOpening(streaming, self._framing(head), self._ids, head.seconds, self._streams)
+    def _streaming(
+        self, streaming: Streaming, largest: int, *, one: bool = False, crowd: Crowd | None = None
+    ) -> Method:
+        patience, live = self._settings.http.body_timeout, self._streams
+
+        def opening(head: CallHead) -> Entered:
+            framing = self._framing(head, largest)
+            return StreamOpening(streaming, framing, self._ids, head.seconds, patience, live, one=one, crowd=crowd)
+
+        return opening
 
     # Streams
 
     async def _watch(self, bodies: AsyncIterator[bytes]) -> AsyncGenerator[HealthCheckResponse, None]:
         async for body in bodies:
-            async for status in self._health.watch(parsed(HealthCheckRequest, body), self._closing):
-                yield status
+            watched = self._health.watch(parsed(HealthCheckRequest, body), self._closing)
+            async with contextlib.aclosing(watched) as statuses:
+                async for status in statuses:
+                    yield status
             return
         raise CallRefused(Status.INVALID_ARGUMENT, "the call has no message")
 

@@ -7,6 +7,7 @@ in headers on the route families whose body has no place for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
@@ -17,6 +18,7 @@ from keelway.config import HttpSettings, LimitSettings
 from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.errors import Cancelled, InvalidInput, KeelwayError, NotFound
 from keelway.guard.auth import Authenticator
+from keelway.guard.introductions import unforeseen
 from keelway.observe.request_ids import RequestIds
 from keelway.routing.snapshot import ServingSnapshot
 from keelway.transports.rest.access import EXEMPT
@@ -77,10 +79,11 @@ class Door:
         try:
             self._origins.check(headers, scope["method"])
             peer = self._caller(scope)
+            arrived = self._plane.clock.monotonic()
             if route is None and scope["path"] in self._open:
                 principal = ANONYMOUS
             else:
-                principal = await self._authenticator.later(self._authenticator.present(scope["headers"]), peer)
+                principal = await self._introduced(route, scope, headers, peer)
             if route is None:
                 scope["request_id"] = request_id
                 scope["principal"] = principal
@@ -90,7 +93,7 @@ class Door:
                 return
             if scope["method"] != "POST":
                 raise HttpRefusal(405, "inference takes POST", ((b"allow", b"POST"),))
-            answer = await self._infer(route, headers, request_id, receive, principal, peer)
+            answer = await self._infer(route, headers, request_id, receive, principal, peer, arrived)
         except (KeelwayError, HttpRefusal) as error:
             if isinstance(error, Cancelled):
                 return
@@ -103,6 +106,21 @@ class Door:
         await send({"type": "http.response.start", "status": status, "headers": headers_of_reply})
         await send({"type": "http.response.body", "body": body})
 
+    async def _introduced(
+        self, route: InferenceRoute | None, scope: Scope, headers: Mapping[bytes, bytes], peer: Peer
+    ) -> Principal:
+        """Who asks; nothing of the body is read before."""
+        seconds = self._request_timeout
+        with contextlib.suppress(InvalidInput):  # which is told to those who are known
+            seconds = timeout_of(headers, seconds)
+        try:
+            return await self._authenticator.later(self._authenticator.present(scope["headers"]), peer, seconds)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
+            refused = error if isinstance(error, KeelwayError) else unforeseen(error)
+            if route is not None:
+                self._plane.turned_away(route.transport, refused)
+            raise refused from None
+
     async def _infer(
         self,
         route: InferenceRoute,
@@ -111,11 +129,12 @@ class Door:
         receive: Receive,
         principal: Principal,
         peer: Peer,
+        arrived: float,
     ) -> Answer:
         plane = self._plane
         check_media(headers)
         length = content_length(headers)
-        deadline = plane.clock.monotonic() + timeout_of(headers, self._request_timeout)
+        deadline = arrived + timeout_of(headers, self._request_timeout)
         priority = priority_of(headers)
         self._enter(route, priority, principal, peer)
         try:

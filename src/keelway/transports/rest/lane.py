@@ -7,9 +7,8 @@ says what is wrong with it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from keelway.batching.waiting import Waiting
 from keelway.config import HttpSettings, LimitSettings
@@ -17,6 +16,7 @@ from keelway.dataplane import Answer, DataPlane, InferenceCall
 from keelway.edge.fast_lane import Headers, Reply
 from keelway.errors import Cancelled, KeelwayError
 from keelway.guard.auth import Authenticator, Credentials, NotYet
+from keelway.guard.introductions import unforeseen
 from keelway.observe.request_ids import RequestIds
 from keelway.transports.rest.door import (
     check_media,
@@ -92,19 +92,18 @@ class InferenceLane:
             self._verdicts[key] = opening
         return opening
 
-    def open(self, verdict: Opening, peer: Peer) -> InferenceExchange | Refusal | Introduction:
-        """Comes by the gate, for a caller who is known."""
+    def open(self, verdict: Opening, peer: Peer) -> InferenceExchange | Refusal | None:
+        """Comes by the gate, for a caller who is known. Who is not known without waiting waits at the door, which reads
+        no body before."""
         peer = self.plane.gate.proxies.behind(peer, verdict.forwarded)
         try:
             principal = self.authenticator.principal(verdict.credentials, peer)
         except KeelwayError as error:
             return Refusal(self, verdict, error)
         except NotYet:
-            return Introduction(self, verdict, peer)
-        return self.enter(verdict, principal, peer)
-
-    def enter(self, verdict: Opening, principal: Principal, peer: Peer) -> InferenceExchange | Refusal:
-        """What ``open`` does, for a caller who is known."""
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
+            return Refusal(self, verdict, unforeseen(error))
         refused = self.plane.gate.enter(verdict.priority, principal, peer)
         if refused is not None:
             # Under overload most requests come here: to refuse one must cost less than to answer it.
@@ -141,8 +140,9 @@ class InferenceLane:
 
 
 class Refusal:
-    """A request that is refused for its head. Its body is read, so that the caller hears why, and forgotten."""
+    """A request that is refused for its head. Its body is let pass, so that the caller hears why, and never kept."""
 
+    reads_body: Final = False
     __slots__ = ("_by_gate", "_error", "_lane", "_opening")
 
     def __init__(self, lane: InferenceLane, opening: Opening, error: KeelwayError, *, by_gate: bool = False) -> None:
@@ -161,47 +161,6 @@ class Refusal:
         """It holds nothing."""
 
 
-class Introduction:
-    """A request of a caller who is not known without waiting. It holds nothing but its body until that is settled."""
-
-    __slots__ = ("_inner", "_lane", "_opening", "_peer", "_task")
-
-    def __init__(self, lane: InferenceLane, opening: Opening, peer: Peer) -> None:
-        self._lane = lane
-        self._opening = opening
-        self._peer = peer
-        self._task: asyncio.Task[None] | None = None
-        self._inner: Waiting[Answer] | None = None
-
-    def answer(self, body: bytes, replied: Replied) -> Introduction:
-        self._task = asyncio.get_running_loop().create_task(self._introduced(body, replied))
-        return self
-
-    def abandon(self) -> None:
-        """It holds nothing."""
-
-    def cancel(self, msg: object = None) -> bool:
-        """As of what it waits for."""
-        return self._inner.cancel(msg) if self._inner is not None else self._task is not None and self._task.cancel(msg)
-
-    async def _introduced(self, body: bytes, replied: Replied) -> None:
-        lane, opening = self._lane, self._opening
-        exchange: InferenceExchange | Refusal
-        try:
-            principal = await lane.authenticator.later(opening.credentials, self._peer)
-            exchange = lane.enter(opening, principal, self._peer)
-        except KeelwayError as error:
-            exchange = Refusal(lane, opening, error)
-        except asyncio.CancelledError:
-            replied(None)
-            raise
-        answer = exchange.answer(body, replied)
-        if isinstance(answer, Reply):
-            replied(answer)
-        else:
-            self._inner = answer
-
-
 def _nobody(reply: Reply | None) -> None:
     """Everybody has been told."""
 
@@ -209,6 +168,7 @@ def _nobody(reply: Reply | None) -> None:
 class InferenceExchange:
     """One request in flight. It holds a permit until it is answered, settled or abandoned."""
 
+    reads_body: Final = True
     __slots__ = ("_deadline", "_lane", "_opening", "_peer", "_principal", "_replied", "_request_id")
 
     def __init__(
