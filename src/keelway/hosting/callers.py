@@ -11,7 +11,7 @@ from typing import Any
 
 from keelway.clock import Clock
 from keelway.config import Settings
-from keelway.errors import KeelwayError
+from keelway.errors import InvalidInput, KeelwayError
 from keelway.guard.auth import Authenticator, Guarded, OpenToAll
 from keelway.guard.scopes import forbidden
 from keelway.hosting.keys import KeyFollower
@@ -91,8 +91,19 @@ class Callers:
         self._audit.close()
 
 
+def check_callers(settings: Settings, clock: Clock) -> None:
+    """Raises what ``Callers`` does, for whoever only starts those that have them."""
+    _guarded(settings, clock, ServingMetrics(), AuditLog("", clock))
+
+
 def _guarded(settings: Settings, clock: Clock, metrics: ServingMetrics, audit: AuditLog) -> Guarded | None:
     if not settings.demands_credentials:
         return None
+    if settings.auth.mtls and not settings.tls.client_ca:
+        raise InvalidInput(
+            "auth.mtls needs tls.client_ca, which is not set: no client would be asked for its certificate",
+            field="tls.client_ca",
+            hint="set it to the PEM file of the authorities that sign the certificates of clients",
+        )
     failures = metrics.counter("ml_auth_failures_total")
     return Guarded(settings.auth, settings.jwt, clock, lambda reason: failures.labels(reason).inc(), audit.note)

@@ -24,7 +24,7 @@ from keelway.config import Settings
 from keelway.edge.accepting import Seats
 from keelway.edge.listening import Addresses, address_of, bind, resolve
 from keelway.errors import FailedPrecondition, KeelwayError
-from keelway.guard.auth import Guarded
+from keelway.hosting.callers import check_callers
 from keelway.hosting.keys import KeyFollower
 from keelway.hosting.limiting import check_rate_limits
 from keelway.hosting.sources import ModelSource
@@ -118,8 +118,7 @@ class Supervisor:
         return int(self._crew.abandoned)
 
     def _check(self, settings: Settings) -> None:
-        if settings.demands_credentials:
-            Guarded(settings.auth, settings.jwt, self._clock)
+        check_callers(settings, self._clock)
         check_rate_limits(settings, self._clock)
 
     def _hold(self, held: contextlib.ExitStack) -> None:
