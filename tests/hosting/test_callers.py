@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.certificates import Authority
-from tests.credentials import HS, JWT, SECRET
-from tests.serving import Shelf, score
+from tests.credentials import HS, JWT, KEYS, SECRET, Keys
+from tests.serving import PATIENCE, Server, Shelf, score, wait_until
 
 from keelway.app import App
 from keelway.config import Settings, load_settings
 from keelway.errors import KeelwayError
 from keelway.guard.auth import Guarded
+from keelway.observe.audit import AuditLog
 from keelway.supervise.supervisor import Supervisor
+from keelway.types import AuditEvent
 
 MTLS = ["DNS:batch.internal -> predict:*"]
 
@@ -86,3 +92,72 @@ def test_a_server_that_asks_for_what_it_knows_is_guarded(tmp_path: Path, authori
 def test_a_server_of_which_nothing_is_said_asks_for_nothing() -> None:
     assert not settings().demands_credentials
     assert not settings(auth={"public": ["metrics"], "max_failures": 3}).demands_credentials
+
+
+# The audit log
+
+
+def reasons(file: Path) -> list[str]:
+    return [json.loads(line)["reason"] for line in file.read_text().splitlines()]
+
+
+def test_lines_that_are_being_written_at_the_drain_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, begun, write = tmp_path / "audit", threading.Event(), AuditLog.write
+
+    def slowly(log: AuditLog, events: Sequence[AuditEvent]) -> None:
+        if events and not begun.is_set():
+            begun.set()
+            time.sleep(0.5)
+        write(log, events)
+
+    monkeypatch.setattr(AuditLog, "write", slowly)
+    with Server(
+        Shelf().serve("m", score), keys=Keys(), auth=KEYS, audit={"file": str(file)}, records={"flush_interval": 0.01}
+    ) as server:
+        assert server.get("/v2/models/m").status == 401
+        assert begun.wait(PATIENCE)
+        assert server.get("/v2/models/m").status == 401
+    assert reasons(file) == ["missing", "missing"]
+
+
+def test_lines_that_nobody_has_begun_to_write_at_the_drain_are_not_lost(tmp_path: Path) -> None:
+    file = tmp_path / "audit"
+    with Server(
+        Shelf().serve("m", score), keys=Keys(), auth=KEYS, audit={"file": str(file)}, records={"flush_interval": 60.0}
+    ) as server:
+        assert server.get("/v2/models/m").status == 401
+        assert reasons(file) == []
+    assert reasons(file) == ["missing"]
+
+
+def test_a_full_disk_costs_lines_and_no_request() -> None:
+    keys = Keys()
+    key = keys.add("nightly", "admin")
+    audit, records = {"file": "/dev/full"}, {"flush_interval": 0.01}
+    open_metrics = {**KEYS, "public": ["metrics"]}
+    with Server(Shelf().serve("m", score), keys=keys, auth=open_metrics, audit=audit, records=records) as server:
+        for _ in range(5):
+            assert server.get("/v2/models/m").status == 401
+            assert server.get("/v2/models/m", **{"X-API-Key": key}).status == 200
+        wait_until(lambda: server.metric("ml_audit_dropped_total") == 5, "the count")
+
+
+def test_nothing_that_a_caller_shows_or_writes_is_in_the_audit_log(tmp_path: Path) -> None:
+    file, keys = tmp_path / "audit", Keys()
+    key = keys.add("nightly", "predict:other")
+    with Server(Shelf().serve("m", score), keys=keys, auth=KEYS, audit={"file": str(file)}) as server:
+        for path in ("/v2/models/m", "/v2/models/SENTINEL", "/v2/models/%22%0ASENTINEL?SENTINEL=1"):
+            for shown in (
+                {"X-API-Key": key},
+                {"X-API-Key": "kw_000000000000_" + "SENTINEL" * 5 + "abc"},
+                {"Authorization": "Bearer SENTINEL.SENTINEL.SENTINEL"},
+                {"Authorization": "Basic SENTINEL"},
+                {"X-Forwarded-For": "SENTINEL"},
+            ):
+                server.get(path, **shown)
+    text = file.read_text()
+    assert len(text.splitlines()) > 5
+    assert "SENTINEL" not in text
+    assert key.rpartition("_")[2] not in text

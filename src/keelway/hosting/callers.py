@@ -12,6 +12,7 @@ from typing import Any
 from keelway.clock import Clock
 from keelway.config import Settings
 from keelway.errors import InvalidInput, KeelwayError
+from keelway.guard.addresses import counted
 from keelway.guard.auth import Authenticator, Guarded, OpenToAll
 from keelway.guard.scopes import forbidden
 from keelway.hosting.keys import KeyFollower
@@ -35,7 +36,8 @@ class Callers:
     ) -> None:
         self._interval = settings.registry.poll_interval
         self._clock = clock
-        self._audit = AuditLog(settings.audit.file, clock)
+        lost = metrics.counter("ml_audit_dropped_total")
+        self._audit = AuditLog(settings.audit.file, clock, counted, lost.inc)
         self._guarded = _guarded(settings, clock, metrics, self._audit)
         self.authenticator: Authenticator = self._guarded or OpenToAll()
         self._keys: KeyFollower | None = None
@@ -80,15 +82,18 @@ class Callers:
         self._audit.note(AuditEvent(self._clock.now(), action, "done", principal.name, peer.address, target))
 
     async def flush(self) -> None:
-        """Write down what was noted, off the loop."""
-        if self._audit.waiting:
-            await asyncio.to_thread(self._audit.flush)
+        """Write down what was noted, off the loop. Not to be cancelled: what it has taken would be lost."""
+        events = self._audit.take()
+        if events:
+            await asyncio.to_thread(self._audit.write, events)
 
     async def close(self) -> None:
         """Nobody calls any more."""
-        if self._keys is not None:
-            await self._keys.note(self.take_used())
-        self._audit.close()
+        try:
+            if self._keys is not None:
+                await self._keys.note(self.take_used())
+        finally:
+            self._audit.close()
 
 
 def check_callers(settings: Settings, clock: Clock) -> None:
