@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from redis.exceptions import NoPermissionError
 from tests.line import run
 
 from keelway.clock import SystemClock
@@ -128,6 +129,19 @@ def test_who_leaves_while_trying_lets_another_try_at_once() -> None:
             assert asked.turns == [True, False]
 
     run(scenario())
+
+
+def test_the_log_says_what_kind_of_failure_it_was_and_not_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    async def forbidden() -> None:
+        raise NoPermissionError("user sentinel-4711 may not")
+
+    async def scenario() -> None:
+        async with link() as asked:
+            assert await asked.ask("take", forbidden) is None
+
+    run(scenario())
+    assert "does not answer (NoPermissionError)" in caplog.text
+    assert "sentinel" not in caplog.text
 
 
 def test_closing_leaves_no_question_behind() -> None:

@@ -51,6 +51,8 @@ class RedisLink:
         self._breaker = Breaker(failures, pause, clock, self._turned)
         #: A service that is full refuses writes at once and can still be read.
         self.writes = Breaker(1, pause, clock)
+        #: What the last failure was: who may not log in has to be told apart from a service that is away.
+        self._fault = ""
         #: Questions under way that callers in a hurry have asked.
         self._hurried: set[asyncio.Task[Any]] = set()
 
@@ -95,6 +97,7 @@ class RedisLink:
             self.writes.failed()
         except Exception as error:  # noqa: BLE001 - whatever a client raises, the request goes on
             outcome, reply = "timeout" if isinstance(error, TimeoutError | LateReply) else "error", None
+            self._fault = type(error).__name__
             self._breaker.failed()
         else:
             outcome = "ok"
@@ -105,7 +108,12 @@ class RedisLink:
     def _turned(self, is_open: bool) -> None:
         self._told(is_open)
         if is_open:
-            log.warning("%s does not answer; going on without it, asking again each %g s", self._what, self._pause)
+            log.warning(
+                "%s does not answer (%s); going on without it, asking again each %g s",
+                self._what,
+                self._fault,
+                self._pause,
+            )
         else:
             log.info("%s answers again", self._what)
 
