@@ -221,3 +221,17 @@ def test_every_number_of_seconds_is_positive_and_finite() -> None:
         }:
             for wrong in (-1.0, math.inf, math.nan, *([] if field in MAY_BE_0 else [0.0])):
                 assert f"$.{section}.{field}" in refusal(None, {}, {section: {field: wrong}})
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["KEELWAY_AUTH_KEY_SECRET", "KEELWAY_AUTH_KEY_SECRET_FILE", "KEELWAY_AUTH_REQUIRE", "KEELWAY_JWT_SECRET"],
+)
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_a_variable_that_was_to_bring_a_secret_and_is_blank_is_refused(variable: str, text: str) -> None:  # U1
+    assert "from the environment is empty" in refusal(None, {variable: text})
+
+
+def test_an_example_with_every_setting_left_empty_asks_for_no_credentials(tmp_path: Path) -> None:  # U1
+    path = file(tmp_path, '[auth]\nkey_secret = ""\nrequire = []\nmtls = []\n[jwt]\nissuer = ""\naudience = []\n')
+    assert not load_settings(path, {}).demands_credentials

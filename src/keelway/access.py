@@ -111,6 +111,11 @@ class AuthSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Whether API keys are asked for."""
         return bool(self.key_secret or self.key_secret_file)
 
+    @property
+    def demanded(self) -> bool:
+        """Whether this section asks callers for anything, be what that takes there or not."""
+        return self.keys or bool(self.require or self.mtls)
+
 
 class JwtSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=True):
     algorithms: Annotated[
@@ -159,8 +164,8 @@ class JwtSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def configured(self) -> bool:
-        """Whether tokens are accepted."""
-        return bool(self.secret or self.secret_file or self.key_file or self.jwks_url)
+        """Whether tokens are asked for: whether the section says anything."""
+        return self != JwtSettings()
 
 
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

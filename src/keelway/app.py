@@ -14,7 +14,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -52,7 +52,6 @@ from keelway.transports.rest.hosts import OriginPolicy
 from keelway.transports.rest.lane import InferenceLane
 from keelway.transports.rest.paths import InferencePaths
 from keelway.transports.rest.service import Scrape, Service
-from keelway.types import InferenceRecord
 
 log = logging.getLogger("keelway.app")
 
@@ -373,22 +372,23 @@ class App:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Hand the records to the sink, off the loop. Cancelled, it ends when what it has taken is written."""
-        await self._callers.flush()
-        records = self._records.take()
-        dropped, self._records.dropped = self._records.dropped, 0
-        self._metrics.counter("ml_records_dropped_total").inc(dropped)
-        if not records:
-            return
-        writing = asyncio.create_task(self._write(records))
+        """Write the audit log and hand the records to the sink, off the loop. Cancelled, it ends when what it has taken
+        is written."""
+        writing = asyncio.create_task(self._write())
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
             await writing
             raise
 
-    async def _write(self, records: Sequence[InferenceRecord]) -> None:
+    async def _write(self) -> None:
         """A sink that fails loses what it was given, and says so."""
+        await self._callers.flush()
+        records = self._records.take()
+        dropped, self._records.dropped = self._records.dropped, 0
+        self._metrics.counter("ml_records_dropped_total").inc(dropped)
+        if not records:
+            return
         try:
             await asyncio.to_thread(self._sink.write, records)
             self._metrics.counter("ml_records_written_total").inc(len(records))

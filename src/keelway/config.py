@@ -367,8 +367,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def demands_credentials(self) -> bool:
-        """Whether callers have to prove who they are."""
-        return self.auth.keys or self.jwt.configured or bool(self.auth.mtls)
+        """Whether callers have to prove who they are: whether anything says so. Where what they would be known by is
+        missing, the server does not start; it never starts open."""
+        return self.auth.demanded or self.jwt.configured
 
     @property
     def anywhere(self) -> bool:
@@ -390,6 +391,7 @@ def load_settings(
     for section, field, variable in variables():
         text = (os.environ if environment is None else environment).get(variable)
         if text is not None:
+            _check_not_blank(section, field, variable, text)
             _table(tables, section)[field] = _from_text(section, field, text)
     for section, values in (overrides or {}).items():
         given = {field: value for field, value in values.items() if value is not None}
@@ -422,6 +424,16 @@ def _table(tables: dict[str, Any], section: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise InvalidInput(f"settings: {section} is not a table", hint=f"write its settings below [{section}]")
     return table
+
+
+def _check_not_blank(section: str, field: str, variable: str, text: str) -> None:
+    """A variable that was to bring a secret and is blank must not open the door."""
+    if section in ("auth", "jwt") and not text.strip():
+        raise InvalidInput(
+            f"settings: {section}.{field} from the environment is empty",
+            field=f"{section}.{field}",
+            hint=f"give {variable} its value, or unset it",
+        )
 
 
 def _from_text(section: str, field: str, text: str) -> Any:

@@ -63,6 +63,17 @@ def test_the_rightmost_address_that_is_no_proxy_s_counts(values: list[bytes], ad
         (b"for=1.1.1.1, for=_hidden", "10.0.0.1"),
         (b"for=1.1.1.1, proto=https", "10.0.0.1"),
         (b'for="1.1.1.1, for=198.51.100.9', "198.51.100.9"),
+        (b'for="1.1.1.1", for="198.51.100.9:4711" ; proto=https', "198.51.100.9"),
+        (b'for=198.51.100.9, for="10.2.3.4";host="a,b"', "198.51.100.9"),
+        # A proxy quotes what a caller has written: its Host, here.
+        (b'for=198.51.100.9;host="x,for=1.1.1.1"', "198.51.100.9"),
+        (b'for=198.51.100.9;host="x\\",for=1.1.1.1"', "198.51.100.9"),
+        (b'for=198.51.100.9;host="x\\\\"', "198.51.100.9"),
+        (b'host="x;for=1.1.1.1;y=";for=198.51.100.9', "198.51.100.9"),
+        (b'for=1.1.1.1;x=", for=198.51.100.9;host="x\\"y"', "198.51.100.9"),
+        # Which of them the proxy has written cannot be told.
+        (b"for=198.51.100.9;host=x;for=1.1.1.1", "10.0.0.1"),
+        (b"for=198.51.100.9;host=x y", "10.0.0.1"),
     ],
 )
 def test_forwarded_is_read_where_the_proxies_write_it(value: bytes, address: str) -> None:
@@ -87,6 +98,7 @@ def test_what_the_connection_has_proved_stays() -> None:
 def test_whatever_stands_there_the_rightmost_is_the_proxy_s_own_word(written: bytes) -> None:
     # W1: a caller writes anything, the proxy adds whom it has seen.
     assert behind(PROXY, written + b", 198.51.100.9") == "198.51.100.9"
+    assert behind(PROXY, written + b', for=198.51.100.9;host="a,b"', header="forwarded") == "198.51.100.9"
     behind(PROXY, written)
     behind(PROXY, written, header="forwarded")
     counted(written.decode("latin-1"))
@@ -100,6 +112,18 @@ def test_what_is_remembered_of_headers_is_bounded() -> None:
         assert proxies.behind(PROXY, address.encode()).address == address
         counted(f"2001:db8:{number:x}::1")
     assert len(proxies._known) <= 4096
+
+
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
+def test_long_headers_are_not_kept(header: str) -> None:
+    # W1: 4096 of them would be as many times 32 KiB.
+    proxies = Proxies(["10.0.0.0/8"], header)  # type: ignore[arg-type]
+    for number in range(100):
+        long = b"for=1.1.1.1, " * 2000 + b'for="198.51.100.%d"' % number
+        if header == "x-forwarded-for":
+            long = long.replace(b"for=", b"")
+        assert proxies.behind(PROXY, long).address == f"198.51.100.{number}"
+    assert sum(len(value) for _, value in proxies._known) < 100 * 512
 
 
 @pytest.mark.parametrize("text", ["proxy.internal", "10.0.0.0/33", "", "*"])

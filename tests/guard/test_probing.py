@@ -85,6 +85,21 @@ def test_rows_of_one_request_count_like_rows_of_many() -> None:
     assert tagged([client.send(rows)]) == 1
 
 
+@pytest.mark.parametrize("hidden", [0, 1])
+def test_probes_cannot_be_hidden_between_the_rows_that_are_looked_at(hidden: int) -> None:
+    client = Client()
+    start = client.random.normal(size=WIDTH)
+
+    def sent() -> BoundRequest:
+        rows = client.random.normal(size=(128, WIDTH))
+        rows[hidden::2] = start
+        rows[hidden::2, 0] += 0.01 * client.random.normal(size=64)
+        return client.send(rows)
+
+    # Each time half of the rows are looked at: these or the others.
+    assert tagged([sent() for _ in range(40)]) > 0
+
+
 def test_what_is_long_ago_is_forgiven() -> None:
     client = Client()
     client.probe(60)

@@ -13,8 +13,10 @@ from tests.line import run
 from tests.valkey import Valkey
 
 from keelway.clock import SystemClock
+from keelway.guard import ratelimit
 from keelway.guard.ratelimit import RateLimiter
 from keelway.guard.ratelimit_redis import RedisLimitStore
+from keelway.ports import Use
 from keelway.remote.redis import RedisLink
 
 Made = Callable[..., AsyncIterator[Limited]]
@@ -221,6 +223,21 @@ def test_what_is_known_to_be_used_up_is_bounded() -> None:
     for number in range(40_000):
         one.limiter.enter(ACME, type(HERE)(f"a{number % 20_000}"))
     assert len(one.limiter._spent) <= 16_384
+
+
+def test_looking_through_those_who_have_nothing_left_is_rare_however_many_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # W1: a crowd that is always just above the bound must not have all of it looked through for each of its requests.
+    monkeypatch.setattr(ratelimit, "_SPENT", 100)
+    one, looked = Limited("1 request/minute per address"), 0
+    ((rule, _),) = one.limiter.counted
+    for number in range(2_000):
+        one.clock.advance(0.7)  # a store has a window for each caller: one is free again as another is refused
+        before = one.limiter._spent
+        one.limiter._remember(rule, str(number), Use(0, 1, 70.0), one.clock.monotonic())
+        looked += one.limiter._spent is not before
+    assert looked <= 2_000 // 25
 
 
 def test_a_limiter_without_rules_lets_everything_through() -> None:

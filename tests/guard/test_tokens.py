@@ -7,6 +7,8 @@ import base64
 import contextlib
 import hmac
 import json
+import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from keelway.clock import SystemClock
 from keelway.errors import FailedPrecondition, InvalidInput, KeelwayError, Unauthenticated, Unavailable
 from keelway.guard.auth import Guarded, NotYet
 from keelway.guard.faults import CredentialFault
-from keelway.guard.jwks import check_url, parse_keys
+from keelway.guard.jwks import PublishedKeys, check_url, parse_keys
 from keelway.guard.tokens import Tokens
 from keelway.testing import FakeClock
 from keelway.types import Peer, Principal
@@ -318,6 +320,62 @@ def test_an_issuer_that_is_away_leaves_its_keys_standing(issuer: Published) -> N
         task.cancel()
 
     asyncio.run(scene())
+
+
+def test_an_issuer_that_answers_in_drops_is_given_up() -> None:
+    listener, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip() -> None:
+        near, _ = listener.accept()
+        with near, contextlib.suppress(OSError):
+            near.recv(65536)
+            near.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while not ended.wait(0.02):
+                near.sendall(b" ")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/keys"
+        published, began = PublishedKeys(JwtSettings(jwks_url=url, jwks_timeout=0.3), SystemClock()), time.monotonic()
+        with pytest.raises(TimeoutError):
+            published._download()
+        assert time.monotonic() - began < 5
+    finally:
+        ended.set()
+        thread.join()
+        listener.close()
+
+
+def test_nobody_waits_for_an_issuer_longer_than_its_time_and_none_is_asked_twice_at_once() -> None:
+    asked, answers = [], threading.Event()
+
+    def fetch() -> dict[str, Any]:
+        asked.append(1)
+        answers.wait(30)
+        return {}
+
+    async def scene() -> None:
+        settings = JwtSettings(jwks_url="https://issuer.example/keys", jwks_timeout=0.1, jwks_pause=0.1)
+        published = PublishedKeys(settings, SystemClock(), fetch=fetch)
+        task = asyncio.create_task(published.follow())
+        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.wait_for(published.renewed(), 10)
+            await asyncio.sleep(0.15)
+        assert (len(asked), published.fetched) == (1, False)
+        answers.set()
+        for _ in range(100):
+            if published.fetched:
+                break
+            await asyncio.sleep(0.05)
+        assert published.fetched
+        task.cancel()
+
+    try:
+        asyncio.run(scene())
+    finally:
+        answers.set()
 
 
 def test_before_there_are_keys_callers_wait_and_then_hear_that_they_may_try_again(issuer: Published) -> None:

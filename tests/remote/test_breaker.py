@@ -66,3 +66,15 @@ def test_a_try_that_fails_begins_the_pause_anew_and_is_no_second_opening() -> No
     clock.advance(0.1)
     assert one.allows()
     assert turns == [True]
+
+
+def test_a_try_that_nobody_heard_the_end_of_lets_another_try_at_once() -> None:
+    # A2
+    one, clock, turns = breaker()
+    one.left()
+    fail(one, 3)
+    clock.advance(5.0)
+    assert one.allows()
+    one.left()
+    assert [one.allows() for _ in range(2)] == [True, False]
+    assert turns == [True]

@@ -66,6 +66,9 @@ Examples:
   (umask 077 && keelway keys secret > key-secret)
 """
 
+#: Seconds that a time on the command line may be at most.
+_CENTURY = 36_525 * 86_400.0
+
 app = typer.Typer(name="keys", help=HELP, no_args_is_help=True, rich_markup_mode=None)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What the key is called.")]
@@ -169,13 +172,17 @@ def secret() -> None:
 
 
 def seconds(text: str, option: str) -> float:
-    """Seconds in ``90d``, ``12h``, ``30m`` or ``45s``. ``InvalidInput`` naming ``option`` for anything else."""
+    """Seconds in ``90d``, ``12h``, ``30m`` or ``45s``. ``InvalidInput`` naming ``option`` for anything else, and for
+    more than a century: a date that far away cannot be written."""
     from keelway.errors import InvalidInput
 
     written = re.fullmatch(r"(\d{1,9})([smhd])", text)
     if written is None:
         raise InvalidInput(f"--{option} is no time", field=option, hint="such as 90d, 12h, 30m or 45s")
-    return float(written[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[written[2]]
+    found = float(written[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[written[2]]
+    if found > _CENTURY:
+        raise InvalidInput(f"--{option} is more than a hundred years", field=option, hint="at most 36525d")
+    return found
 
 
 def key_document(key: ApiKey, now: float) -> dict[str, object]:

@@ -4,8 +4,10 @@ address stands for. A caller can write any address into a header, so only what a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import islice
 from typing import Final, Literal
 
 from keelway.errors import InvalidInput
@@ -14,9 +16,16 @@ from keelway.types import Peer
 Address = IPv4Address | IPv6Address
 Header = Literal["x-forwarded-for", "forwarded"]
 
+#: Chains of hops whose ends are remembered, and the bytes of one that is: whoever sends more has written most itself.
 _REMEMBERED: Final = 4096
-#: Hops of a chain that are looked at; whoever sends more has written them itself.
+_REMEMBERED_BYTES: Final = 512
+#: Hops of a chain that are looked at, and its last bytes that they are looked for in.
 _HOPS: Final = 32
+_LOOKED_AT: Final = 4096
+#: What parts the elements of ``Forwarded`` (RFC 7239), read backwards: a comma, or a quote and what escapes it.
+_MARKS: Final = re.compile(r'"\\*|,')
+#: One pair of an element, with what ends it.
+_PAIR: Final = re.compile(r'\s*([^\s=;"]+)=("(?:[^"\\]|\\.)*"|[^\s;"]*)\s*(?:;|\Z)')
 #: Who holds an address of IPv6 holds the other 2^64 of its network too.
 _HOST_BITS: Final = 64
 
@@ -47,9 +56,10 @@ class Proxies:
         address = self._known.get(key)
         if address is None:
             address = self._address(*key)
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[key] = address
+            if len(forwarded) <= _REMEMBERED_BYTES:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[key] = address
         return peer if address == peer.address else Peer(address, peer.identities)
 
     def _address(self, near: str, forwarded: bytes) -> str:
@@ -57,9 +67,9 @@ class Proxies:
         if address is None:
             return near
         # From right to left, since each proxy has added whom it saw; what the first untrusted one wrote is hearsay.
-        hops = self._hops(forwarded)[-_HOPS:]
-        while hops and self._trusts(address):
-            farther = _address(hops.pop())
+        hops = islice(self._hops(forwarded[-_LOOKED_AT:].decode("latin-1")), _HOPS)
+        while self._trusts(address):
+            farther = _address(next(hops, ""))
             if farther is None:
                 break
             address = farther
@@ -116,14 +126,37 @@ def counted(address: str) -> str:
 _networks: Final[dict[str, str]] = {}
 
 
-def _list(value: bytes) -> list[str]:
-    return value.decode("latin-1").split(",")
+def _list(value: str) -> Iterator[str]:
+    """The nodes of ``X-Forwarded-For``, the last one first."""
+    return reversed(value.split(","))
 
 
-def _elements(value: bytes) -> list[str]:
-    """The nodes of ``Forwarded`` (RFC 7239): an element without one stands for a hop that does not tell."""
-    nodes = []
-    for element in value.decode("latin-1").split(","):
-        pairs = (pair.strip().partition("=") for pair in element.split(";"))
-        nodes.append(next((node for name, _, node in pairs if name.lower() == "for"), ""))
-    return nodes
+def _elements(value: str) -> Iterator[str]:
+    """The nodes of ``Forwarded`` (RFC 7239), the last one first; an element without one stands for a hop that does not
+    tell.
+
+    Quotes are heeded, since proxies quote there what a caller has written, such as its Host; and read from the right,
+    since one that a caller has opened must not swallow what a proxy adds behind it."""
+    end, quoted = len(value), False
+    for mark in _MARKS.finditer(value[::-1]):
+        position = len(value) - 1 - mark.start()
+        if mark[0] == ",":
+            if not quoted:
+                yield _node(value[position + 1 : end])
+                end = position
+        elif not quoted or len(mark[0]) % 2:
+            quoted = not quoted
+    yield _node(value[:end])
+
+
+def _node(element: str) -> str:
+    """The value of ``for``; empty without one or with several, and for what is no element."""
+    nodes, position = [], 0
+    while position < len(element):
+        pair = _PAIR.match(element, position)
+        if pair is None:
+            return ""
+        if pair[1].lower() == "for":
+            nodes.append(pair[2])
+        position = pair.end()
+    return nodes[0] if len(nodes) == 1 else ""

@@ -30,6 +30,8 @@ _KEY_BYTES: Final = 256
 _WORD: Final = re.compile(rb"[A-Za-z0-9._~+/=-]+")
 _NEVER: Final = float("-inf")
 METHODS: Final = ("key", "jwt", "mtls")
+#: What each of them needs in the settings.
+_NEEDS: Final = {"key": "auth.key_secret_file", "jwt": "the section jwt", "mtls": "auth.mtls"}
 
 
 class Credentials:
@@ -282,10 +284,14 @@ class Guarded:
 def _checked(methods: Sequence[str], configured: Callable[[str], bool]) -> tuple[str, ...]:
     """``InvalidInput`` for a method that there is not, or that is not configured: nobody would be let in."""
     for method in methods:
-        if method not in METHODS or not configured(method):
+        if method not in METHODS:
             raise InvalidInput(
-                "auth.require names what is not configured",
+                "auth.require names what there is not", field="auth.require", hint=f"write {', '.join(METHODS)}"
+            )
+        if not configured(method):
+            raise InvalidInput(
+                f"auth.require asks for {method}, and {_NEEDS[method]} is not set",
                 field="auth.require",
-                hint="key needs auth.key_secret, jwt the section jwt, mtls auth.mtls",
+                hint="set it, or leave that out of auth.require",
             )
     return tuple(methods)

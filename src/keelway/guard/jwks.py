@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any, Final
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
 
@@ -45,6 +45,8 @@ class PublishedKeys:
         self.fetched = False
         self._tried_at = float("-inf")
         self._wanted: asyncio.Event | None = None
+        #: One that has taken too long, and goes on: a thread cannot be stopped.
+        self._late: asyncio.Task[Mapping[str, Any]] | None = None
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
@@ -81,8 +83,16 @@ class PublishedKeys:
             self._release()
 
     async def _try(self) -> None:
+        fetching, self._late = self._late or asyncio.create_task(asyncio.to_thread(self._fetch)), None
         try:
-            keys = await asyncio.to_thread(self._fetch)
+            done, _ = await asyncio.wait((fetching,), timeout=self._settings.jwks_timeout)
+            if not done:
+                self._late = fetching
+                raise TimeoutError
+            keys = fetching.result()
+        except asyncio.CancelledError:
+            fetching.cancel()
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the keys that there are go on
             log.warning("the keys of the tokens' issuer cannot be fetched: %s", type(error).__name__)
         else:
@@ -103,8 +113,19 @@ class PublishedKeys:
     def _download(self) -> Mapping[str, Any]:
         """Blocks. ``OSError`` or ``ValueError`` if there are no keys to be had."""
         request = Request(self._settings.jwks_url, headers={"Accept": "application/json"})  # noqa: S310 - checked
-        with _opener().open(request, timeout=self._settings.jwks_timeout) as answer:
-            body = answer.read(_LARGEST + 1)
+        timeout, now, body = self._settings.jwks_timeout, self._clock.monotonic, b""
+        ends = now() + timeout
+        try:
+            answer = _opener().open(request, timeout=timeout)
+        except HTTPError as error:
+            error.close()
+            raise
+        with answer:
+            # The timeout of a socket is for each piece of the answer, however small.
+            while len(body) <= _LARGEST and (piece := answer.read1(_LARGEST)):
+                body += piece
+                if now() > ends:
+                    raise TimeoutError
         if len(body) > _LARGEST:
             raise ValueError("more than the keys of an issuer")
         return parse_keys(json.loads(body))

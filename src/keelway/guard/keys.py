@@ -75,7 +75,7 @@ def folded(scope: str) -> str:
 
 def read_secret(text: str, file: str, setting: str) -> bytes:
     """The secret in ``text``, or in ``file``, without the end of its line. ``FailedPrecondition`` if there are both, or
-    it is too short to be one, or the file cannot be read."""
+    it is too short to be one, blanks around it not counted, or the file cannot be read."""
     if text and file:
         raise FailedPrecondition(f"{setting} and {setting}_file are both set", field=setting, hint="set one of them")
     try:
@@ -84,7 +84,7 @@ def read_secret(text: str, file: str, setting: str) -> bytes:
         raise FailedPrecondition(
             f"the file of {setting}_file cannot be read: {error.strerror}", field=f"{setting}_file"
         ) from None
-    if len(secret) < LEAST_SECRET:
+    if len(secret.strip()) < LEAST_SECRET:
         raise FailedPrecondition(
             f"the secret of {setting} has fewer than {LEAST_SECRET} bytes",
             field=setting,

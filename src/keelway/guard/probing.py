@@ -94,7 +94,7 @@ class ProbingWatch:
 
     def watch(self, bound: BoundRequest, client: str) -> BoundRequest:
         """``bound``, with a tag or ``Probing`` raised once ``client`` has sent too many near-duplicates lately. Of a
-        large request some rows are looked at, evenly spread."""
+        large request some rows are looked at, evenly spread, from one on that nobody can know before."""
         state = self._state(client)
         near = sum(self._is_near(state, *hashes) for hashes in self._hashes(bound.inputs))
         state.count += near
@@ -123,9 +123,10 @@ class ProbingWatch:
         """Of each row looked at: one hash for each band of its cells, and one of the row itself."""
         count = len(next(iter(inputs.values())))
         step = -(-count // _MOST_ROWS)
-        values = np.empty((-(-count // step), len(self._cell)))
+        first = secrets.randbelow(step) if step > 1 else 0
+        values = np.empty((len(range(first, count, step)), len(self._cell)))
         for tensor, columns, places in self._places:
-            values[:, places] = inputs[tensor].reshape(count, -1)[::step, columns]
+            values[:, places] = inputs[tensor].reshape(count, -1)[first::step, columns]
         with np.errstate(over="ignore", invalid="ignore"):
             cells = np.floor((values - self._origin) / self._cell)
         return [

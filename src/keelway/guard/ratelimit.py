@@ -260,7 +260,8 @@ class RateLimiter:
         cost = left(use, rule) + 1
         if len(self._spent) >= _SPENT:
             self._spent = {key: spent for key, spent in self._spent.items() if spent.until > now}
-            if len(self._spent) >= _SPENT:
+            # To look through them all for each caller more would cost a crowd nothing, and everybody else much.
+            if len(self._spent) > _SPENT // 2:
                 self._spent.clear()
         self._spent[rule.text, subject] = _Spent(cost, now + room_after(use, rule, cost))
 

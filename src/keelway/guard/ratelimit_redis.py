@@ -56,7 +56,6 @@ class RedisLimitStore:
         taken = await link.ask("take", partial(self._hits, charges), seconds)
         if taken is None:
             return None
-        link.writes.succeeded()
         if all(taken):
             return [None] * len(charges)
         return await asyncio.gather(
@@ -67,12 +66,15 @@ class RedisLimitStore:
         )
 
     async def close(self) -> None:
-        await self._link.pool.aclose()
+        await self._link.close()
 
     async def _hits(self, charges: Sequence[Charge]) -> Sequence[bool]:
         if len(charges) == 1:
-            return [await self._hit(charges[0])]
-        return await asyncio.gather(*map(self._hit, charges))
+            taken = [await self._hit(charges[0])]
+        else:
+            taken = await asyncio.gather(*map(self._hit, charges))
+        self._link.writes.succeeded()  # whether or not somebody still waits to hear it
+        return taken
 
     async def _hit(self, charge: Charge) -> bool:
         return await self._strategy.hit(self._item(charge), _subject(charge), cost=charge.cost)

@@ -164,7 +164,16 @@ def check_settings(settings: JwtSettings) -> None:
             "jwt.algorithms has one that is not accepted, or none", field="jwt.algorithms", hint='such as ["RS256"]'
         )
     if not settings.issuer or not settings.audience:
-        raise InvalidInput("tokens need jwt.issuer and jwt.audience", field="jwt.issuer")
+        missing = "jwt.audience" if settings.issuer else "jwt.issuer"
+        raise InvalidInput(
+            f"tokens need {missing}, which is not set", field=missing, hint="set jwt.issuer and jwt.audience"
+        )
+    if not (settings.secret or settings.secret_file or settings.key_file or settings.jwks_url):
+        raise InvalidInput(
+            "tokens need a key that they are verified by",
+            field="jwt.jwks_url",
+            hint="set jwt.jwks_url, jwt.key_file or jwt.secret_file",
+        )
     if settings.key_file and settings.jwks_url:
         raise InvalidInput("jwt.key_file and jwt.jwks_url are both set", field="jwt.key_file", hint="set one of them")
     symmetric = bool(_SYMMETRIC & set(settings.algorithms))

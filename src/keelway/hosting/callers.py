@@ -11,7 +11,8 @@ from typing import Any
 
 from keelway.clock import Clock
 from keelway.config import Settings
-from keelway.errors import KeelwayError
+from keelway.errors import InvalidInput, KeelwayError
+from keelway.guard.addresses import counted
 from keelway.guard.auth import Authenticator, Guarded, OpenToAll
 from keelway.guard.scopes import forbidden
 from keelway.hosting.keys import KeyFollower
@@ -35,7 +36,8 @@ class Callers:
     ) -> None:
         self._interval = settings.registry.poll_interval
         self._clock = clock
-        self._audit = AuditLog(settings.audit.file, clock)
+        lost = metrics.counter("ml_audit_dropped_total")
+        self._audit = AuditLog(settings.audit.file, clock, counted, lost.inc)
         self._guarded = _guarded(settings, clock, metrics, self._audit)
         self.authenticator: Authenticator = self._guarded or OpenToAll()
         self._keys: KeyFollower | None = None
@@ -80,19 +82,33 @@ class Callers:
         self._audit.note(AuditEvent(self._clock.now(), action, "done", principal.name, peer.address, target))
 
     async def flush(self) -> None:
-        """Write down what was noted, off the loop."""
-        if self._audit.waiting:
-            await asyncio.to_thread(self._audit.flush)
+        """Write down what was noted, off the loop. Not to be cancelled: what it has taken would be lost."""
+        events = self._audit.take()
+        if events:
+            await asyncio.to_thread(self._audit.write, events)
 
     async def close(self) -> None:
         """Nobody calls any more."""
-        if self._keys is not None:
-            await self._keys.note(self.take_used())
-        self._audit.close()
+        try:
+            if self._keys is not None:
+                await self._keys.note(self.take_used())
+        finally:
+            self._audit.close()
+
+
+def check_callers(settings: Settings, clock: Clock) -> None:
+    """Raises what ``Callers`` does, for whoever only starts those that have them."""
+    _guarded(settings, clock, ServingMetrics(), AuditLog("", clock))
 
 
 def _guarded(settings: Settings, clock: Clock, metrics: ServingMetrics, audit: AuditLog) -> Guarded | None:
     if not settings.demands_credentials:
         return None
+    if settings.auth.mtls and not settings.tls.client_ca:
+        raise InvalidInput(
+            "auth.mtls needs tls.client_ca, which is not set: no client would be asked for its certificate",
+            field="tls.client_ca",
+            hint="set it to the PEM file of the authorities that sign the certificates of clients",
+        )
     failures = metrics.counter("ml_auth_failures_total")
     return Guarded(settings.auth, settings.jwt, clock, lambda reason: failures.labels(reason).inc(), audit.note)

@@ -34,6 +34,11 @@ class Breaker:
         self._asks_again = now + self._pause
         return True
 
+    def left(self) -> None:
+        """Whoever asked has not heard how it went: another one may try at once."""
+        if self.is_open:
+            self._asks_again = self._clock.monotonic()
+
     def succeeded(self) -> None:
         self._failed = 0
         if self.is_open:

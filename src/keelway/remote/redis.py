@@ -51,6 +51,10 @@ class RedisLink:
         self._breaker = Breaker(failures, pause, clock, self._turned)
         #: A service that is full refuses writes at once and can still be read.
         self.writes = Breaker(1, pause, clock)
+        #: What the last failure was: who may not log in has to be told apart from a service that is away.
+        self._fault = ""
+        #: Questions under way that callers in a hurry have asked.
+        self._hurried: set[asyncio.Task[Any]] = set()
 
     def skip(self, operation: str) -> None:
         """What would be asked is not, and need not be."""
@@ -58,22 +62,42 @@ class RedisLink:
 
     async def ask(self, operation: str, command: Callable[[], Awaitable[Any]], seconds: float = math.inf) -> Any:
         """The reply to ``command``, which is made only if it is asked; ``None`` if there is none worth having, for
-        whatever reason. ``seconds`` may only shorten the link's own timeout."""
-        from redis.exceptions import OutOfMemoryError, ReadOnlyError
-        from redis.exceptions import TimeoutError as LateReply
-
+        whatever reason. It is waited for ``seconds`` at most, which says nothing of the service: how a question goes
+        is judged by the link's own timeout."""
         if not self._breaker.allows():
             self.skip(operation)
             return None
+        if seconds >= self.timeout:
+            return await self._reply(operation, command)
+        # Not cut short: a service that hangs must be found out although all callers are in a hurry.
+        asking = asyncio.get_running_loop().create_task(self._reply(operation, command))
+        self._hurried.add(asking)
+        asking.add_done_callback(self._hurried.discard)
+        await asyncio.wait((asking,), timeout=max(0.0, seconds))
+        return asking.result() if asking.done() and not asking.cancelled() else None
+
+    async def close(self) -> None:
+        for asking in self._hurried:
+            asking.cancel()
+        await self.pool.aclose()
+
+    async def _reply(self, operation: str, command: Callable[[], Awaitable[Any]]) -> Any:
+        from redis.exceptions import OutOfMemoryError, ReadOnlyError
+        from redis.exceptions import TimeoutError as LateReply
+
         try:
-            async with asyncio.timeout(min(seconds, self.timeout)):
+            async with asyncio.timeout(self.timeout):
                 reply = await command()
+        except asyncio.CancelledError:  # whoever asked has left
+            self._breaker.left()
+            raise
         except (OutOfMemoryError, ReadOnlyError):
             outcome, reply = "refused", None
             self._breaker.succeeded()
             self.writes.failed()
         except Exception as error:  # noqa: BLE001 - whatever a client raises, the request goes on
             outcome, reply = "timeout" if isinstance(error, TimeoutError | LateReply) else "error", None
+            self._fault = type(error).__name__
             self._breaker.failed()
         else:
             outcome = "ok"
@@ -84,7 +108,12 @@ class RedisLink:
     def _turned(self, is_open: bool) -> None:
         self._told(is_open)
         if is_open:
-            log.warning("%s does not answer; going on without it, asking again each %g s", self._what, self._pause)
+            log.warning(
+                "%s does not answer (%s); going on without it, asking again each %g s",
+                self._what,
+                self._fault,
+                self._pause,
+            )
         else:
             log.info("%s answers again", self._what)
 

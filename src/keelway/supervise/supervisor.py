@@ -25,8 +25,8 @@ from keelway.edge.accepting import Seats
 from keelway.edge.listening import Addresses, address_of, bind, resolve
 from keelway.edge.tls import certificates
 from keelway.errors import FailedPrecondition, KeelwayError
-from keelway.guard.auth import Guarded
 from keelway.hosting.caching import answer_cache
+from keelway.hosting.callers import check_callers
 from keelway.hosting.keys import KeyFollower
 from keelway.hosting.limiting import check_rate_limits
 from keelway.hosting.sources import ModelSource
@@ -122,8 +122,7 @@ class Supervisor:
 
     def _check(self, settings: Settings) -> None:
         """Raises what a worker with ``settings`` would end by."""
-        if settings.demands_credentials:
-            Guarded(settings.auth, settings.jwt, self._clock)
+        check_callers(settings, self._clock)
         check_rate_limits(settings, self._clock)
         answer_cache(settings, ServingMetrics(), self._clock)
         open_paths(settings.auth.public)
