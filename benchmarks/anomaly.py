@@ -4,7 +4,9 @@ Real data are split by chance: seven tenths are the sample of a push, the rest w
 compared with the rate that the detector says is in force, by the binomial bound. Attacks are made of the same rows with
 every column shuffled by itself and clipped into its observed range: each value is an ordinary one, the row is not. The
 rule of variance alarms on the largest distance of a value from its mean in deviations, with a threshold from the same
-number of held-out rows at the same rate. It ends with status 1 if a bound does not hold. It writes no page.
+number of held-out rows at the same rate; so do the Mahalanobis distance by itself from one mean and covariance of all
+rows, and from those of each class (the least), of which a push keeps what finds more. It ends with status 1 if a bound
+does not hold. It writes no page.
 """
 
 from __future__ import annotations
@@ -17,15 +19,19 @@ import numpy as np
 
 from keelway.contract.anomaly import fit
 from keelway.statistics.held_out import thresholds
+from keelway.statistics.mahalanobis import of_all, of_classes
 
 Rows = np.ndarray
+Labelled = tuple[Rows, Rows]
 #: The chance that a right detector fails one of the bounds.
 ALPHA = 0.001
 SPLITS = 20
+COLUMNS = ("caught", "by_variance", "of_all", "of_classes")
 
 
 class Found(NamedTuple):
-    """Of ``rows`` unseen rows ``false`` were alarms. ``caught`` and ``by_variance`` are shares of the attacks."""
+    """Of ``rows`` unseen rows ``false`` were alarms. ``caught`` and those after it are shares of the attacks; ``apart``
+    says whether the detector tells classes apart."""
 
     said: float
     rows: int
@@ -33,6 +39,9 @@ class Found(NamedTuple):
     caught: float
     by_variance: float
     held_out: int
+    of_all: float = 0.0
+    of_classes: float = 0.0
+    apart: bool = False
 
     @property
     def bound(self) -> tuple[int, int]:
@@ -50,40 +59,45 @@ class Found(NamedTuple):
         return low <= self.false <= high
 
 
-def breast_cancer() -> Rows:
+def breast_cancer() -> Labelled:
     from sklearn.datasets import load_breast_cancer
 
-    return np.asarray(load_breast_cancer().data)
+    data = load_breast_cancer()
+    return np.asarray(data.data), np.asarray(data.target)
 
 
-def digits() -> Rows:
+def digits() -> Labelled:
     from sklearn.datasets import load_digits
 
-    return np.asarray(load_digits().data)
+    data = load_digits()
+    return np.asarray(data.data), np.asarray(data.target)
 
 
-def leads() -> Rows:
-    from examples.lead_scoring.train import load_leads
+def leads() -> Labelled:
+    from examples.lead_scoring.train import TARGET, load_leads
 
-    return load_leads().select_dtypes("number").to_numpy(float)
+    leads = load_leads()
+    features = leads.drop(columns=[TARGET]).select_dtypes("number")
+    return features.to_numpy(float), np.unique(leads[TARGET], return_inverse=True)[1]
 
 
-#: Data, and the declared rate: one that the rows held out support.
-DATA: dict[str, tuple[Callable[[], Rows], float]] = {
+#: Data with its classes, and the declared rate: one that the rows held out support.
+DATA: dict[str, tuple[Callable[[], Labelled], float]] = {
     "breast cancer": (breast_cancer, 0.02),
     "digits": (digits, 0.05),
     "leads": (leads, 0.01),
 }
 
 
-def measure(rows: Rows, rate: float, seed: int) -> Found:
-    """One split of ``rows``."""
+def measure(rows: Rows, rate: float, seed: int, classes: Rows | None = None) -> Found:
+    """One split of ``rows``. Without ``classes`` all are of one."""
     random = np.random.default_rng(seed)
     order = random.permutation(len(rows))
     cut = int(0.7 * len(rows))
     sample, unseen = rows[order[:cut]], rows[order[cut:]]
+    kinds = np.zeros(cut, np.int64) if classes is None else classes[order[:cut]]
     names = tuple(map(str, range(rows.shape[1])))
-    detector = fit(sample, names)
+    detector = fit(sample, names, kinds)
     assert detector is not None
     columns = [names.index(name) for name in detector.features]
     chosen = detector.thresholds(rate)
@@ -94,15 +108,24 @@ def measure(rows: Rows, rate: float, seed: int) -> Found:
     shuffled = np.stack([random.permutation(unseen[:, column]) for column in range(rows.shape[1])], axis=1)
     attacks = shuffled.clip(sample.min(axis=0), sample.max(axis=0))
     half = len(sample) // 2
-    variance = by_variance(sample[half:])
-    limit = thresholds(variance(sample[:half])[:, None], half, chosen.rate).values[0]
+
+    def alone(score: Callable[[Rows], Rows]) -> float:
+        """The share of attacks that ``score``, fitted on the second half of the sample, finds by itself."""
+        limit = thresholds(score(sample[:half])[:, None], half, chosen.rate).values[0]
+        return float((score(attacks) > limit).mean())
+
+    second = sample[half:][:, columns]
+    together, apart = of_all(second).distances, of_classes(second, kinds[half:]).distances
     return Found(
         chosen.rate,
         len(unseen),
         int(alarms(unseen).sum()),
         float(alarms(attacks).mean()),
-        float((variance(attacks) > limit).mean()),
+        alone(by_variance(sample[half:])),
         detector.held_out,
+        alone(lambda given: together(given[:, columns])),
+        alone(lambda given: apart(given[:, columns])),
+        bool(detector.volumes),
     )
 
 
@@ -118,12 +141,15 @@ def lines(name: str, found: list[Found]) -> Iterator[str]:
     low, high = first.bound
     alarms = f"{first.false / first.rows:>10.2%}  ({first.false} of {first.rows}, bound {low} to {high})"
     left = f"{name:<14}{'one split':<12}{first.said:>8.2%}{alarms}".ljust(70)
-    yield f"{left}{first.caught:>8.1%}{first.by_variance:>10.1%}"
+    yield f"{left}{_shares(found[:1])}"
     said, false = np.mean([one.said for one in found]), np.mean([one.false / one.rows for one in found])
-    caught, variance = np.mean([one.caught for one in found]), np.mean([one.by_variance for one in found])
-    held = sum(one.holds for one in found)
+    held, apart = sum(one.holds for one in found), sum(one.apart for one in found)
     left = f"{name:<14}{f'{len(found)} splits':<12}{said:>8.2%}{false:>10.2%}  (bound held in {held})".ljust(70)
-    yield f"{left}{caught:>8.1%}{variance:>10.1%}{caught / max(variance, 1e-9):>8.1f} x"
+    yield f"{left}{_shares(found)}   {apart} of {len(found)} told classes apart"
+
+
+def _shares(found: list[Found]) -> str:
+    return "".join(f"{np.mean([getattr(one, column) for one in found]):>13.1%}" for column in COLUMNS)
 
 
 def holds(found: list[Found]) -> bool:
@@ -136,12 +162,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.anomaly", description=__doc__)
     parser.add_argument("data", nargs="*", choices=[*DATA, []], help="which data; all of them by default")
     chosen = parser.parse_args().data or list(DATA)
-    print(f"{'':<26}{'in force':>8}{'false':>10}{'':<26}{'caught':>8}{'variance':>10}")
+    heads = "".join(f"{column.replace('_', ' '):>13}" for column in COLUMNS)
+    print(f"{'':<26}{'in force':>8}{'false':>10}{'':<26}{heads}")
     wrong = False
     for name in chosen:
         load, rate = DATA[name]
-        rows = load()
-        found = [measure(rows, rate, seed) for seed in range(SPLITS)]
+        rows, classes = load()
+        found = [measure(rows, rate, seed, classes) for seed in range(SPLITS)]
         for line in lines(name, found):
             print(line)
         wrong |= not holds(found)

@@ -9,6 +9,7 @@ from benchmarks import bounds, chart
 from benchmarks import lineup_batching as overload
 from benchmarks.bounds import ONE_ROW, Ceiling, Outcome
 from benchmarks.guarded import GUARDED
+from benchmarks.guards import ARRIVALS, FEATURES, GUARDS
 from benchmarks.lineup import CACHED, GRPC, HTTP2, KEELWAY, LEADS, PROTOCOL, REST, Lineup
 from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.results import PROCESS, Section
@@ -59,7 +60,7 @@ def render(sections: Sections) -> str:
         "overload": _overload,
         "turns": lambda section: _served("Runs shared in a turn of the loop", TURNS, section),
         "cache": _cache,
-        "guard": lambda section: _served("Guarding the door", GUARDED, section),
+        "guard": _guard,
         "python": _python,
         "command": _command,
         "workers": _workers,
@@ -189,6 +190,25 @@ def _cache(section: Section) -> Iterator[str]:
             f"The key of one row of 50 packed features takes {key.median:.2f} µs ({key.lowest:.2f} to "
             f"{key.highest:.2f}); at most {KEY_MICROSECONDS} µs: **{verdict}**."
         )
+
+
+def _guard(section: Section) -> Iterator[str]:
+    yield from _served("Guarding the door", GUARDED, section)
+    if any(section.values(scenario, GUARDS, "added") is None for scenario in ARRIVALS):
+        return
+    yield (
+        f"On the line in one process, one row of {FEATURES} packed features, key check, rate limit in memory, "
+        "constraints on every feature and anomaly tag together (two classes told apart) add to a request:"
+    )
+    rows = []
+    for scenario, (_, most) in ARRIVALS.items():
+        added, on, off = (_of(section, scenario, GUARDS, name) for name in ("added", "on", "off"))
+        verdict = "met" if added.median <= most else "missed"
+        spans = f"{added.median:.1f} µs ({added.lowest:.1f} to {added.highest:.1f})"
+        rows.append(
+            [scenario, spans, f"{on.median:.1f} µs", f"{off.median:.1f} µs", f"at most {most:g} µs: **{verdict}**"]
+        )
+    yield _table(["requests", "added", "with them", "without", "bound"], rows)
 
 
 def _python(section: Section) -> Iterator[str]:

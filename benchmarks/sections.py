@@ -17,7 +17,7 @@ import joblib
 import numpy as np
 import onnxruntime
 
-from benchmarks import guarded, here, overload, served, workers
+from benchmarks import guarded, guards, here, overload, served, workers
 from benchmarks.lineup import CACHED, GRPC, KEELWAY, LEADS, REST, Lineup, Scenario
 from benchmarks.lineup_batching import BATCHING, TURNS
 from benchmarks.models import HEAVY, KEELWAY_COMMAND, Model
@@ -107,6 +107,7 @@ def _cache(request: Request) -> Measured:
 def _guard(request: Request) -> Measured:
     lineup = chosen(guarded.GUARDED, request.servers)
     notebook, versions, absent = guarded.measure(request.bench, lineup)
+    guards.measure(notebook, request.bench.rounds)
     return notebook.figures(lineup.names), versions, absent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.guards import ARRIVALS, GUARDS
 from benchmarks.lineup import CACHED, GRPC, LEADS, REST, Lineup
 from benchmarks.results import Machine, Notebook, Section
 from msgspec import structs
@@ -53,6 +54,14 @@ def cache(key: float = 2.5) -> Section:
     for micros in (key, key + 1, key - 1):
         notebook.add("key", "keelway", key=micros)
     return structs.replace(one, figures=one.figures + notebook.figures())
+
+
+def guard(added: float = 8.0) -> Section:
+    notebook = Notebook()
+    for scenario in ARRIVALS:
+        for micros in (added, added + 1, added - 1):
+            notebook.add(scenario, GUARDS, on=30.0 + micros, off=30.0, added=micros)
+    return section("guard", notebook)
 
 
 def small() -> dict[str, Section]:

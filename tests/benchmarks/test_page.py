@@ -9,9 +9,10 @@ from xml.etree import ElementTree as ET
 import pytest
 from benchmarks import bounds, page
 from benchmarks.chart import WIDTH, Bar, Group, draw
+from benchmarks.guards import ARRIVALS
 from benchmarks.results import Notebook, Section, store, stored
 from msgspec import structs
-from tests.benchmarks.stored import cache, grpc, leads, rest, section, small
+from tests.benchmarks.stored import cache, grpc, guard, leads, rest, section, small
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -111,6 +112,15 @@ def test_the_time_of_a_key_is_printed_and_weighed() -> None:
     said = "The key of one row of 50 packed features takes {} at most 5 µs: **{}**."
     assert said.format("2.50 µs (1.50 to 3.50);", "met") in page.render({"cache": cache()})
     assert said.format("5.50 µs (4.50 to 6.50);", "missed") in page.render({"cache": cache(5.5)})
+
+
+def test_what_guards_add_together_is_printed_and_weighed_in_a_turn_and_alone() -> None:
+    for added, in_turn, alone in ((8.0, "met", "met"), (13.0, "missed", "met"), (26.0, "missed", "missed")):
+        lines = page.render({"guard": guard(added)}).splitlines()
+        turned, single = (next(line for line in lines if line.startswith(f"| {name}")) for name in ARRIVALS)
+        assert f"{added:.1f} µs ({added - 1:.1f} to {added + 1:.1f})" in turned
+        assert f"at most 12 µs: **{in_turn}**" in turned
+        assert f"at most 25 µs: **{alone}**" in single
 
 
 def test_an_answer_from_memory_is_weighed_against_the_floor() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import msgspec
 import numpy as np
 import pytest
 
-from keelway.contract.anomaly import MAX_FEATURES, MIN_HELD_OUT, Detector, fit
+from keelway.contract.anomaly import MAX_CLASSES, MAX_FEATURES, MIN_HELD_OUT, Detector, fit
 
 RANDOM = np.random.default_rng(0)
 
@@ -95,3 +98,55 @@ def test_it_travels_as_json_and_is_the_same_for_the_same_sample() -> None:
     assert msgspec.convert(msgspec.json.decode(msgspec.json.encode(detector)), Detector) == detector
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(detector), type=Detector) == detector
     assert detector == fitted(correlated(500))
+
+
+def crossed(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes, in which the other columns follow the first in opposite directions."""
+    random = np.random.default_rng(seed)
+    classes = random.integers(0, 2, rows)
+    first = random.normal(size=(rows, 1))
+    others = np.where(classes[:, None] > 0, first, -first) + 0.05 * random.normal(size=(rows, 3))
+    return np.hstack([first, others]), classes
+
+
+def test_classes_are_told_apart_and_good_rows_found_as_often_as_was_declared() -> None:
+    rows, classes = crossed(4_000)
+    detector = fit(rows, names(4), classes)
+    assert detector is not None
+    assert len(detector.centres) == len(detector.volumes) == 2
+    fresh, _ = crossed(50_000, seed=1)
+    in_force = detector.thresholds(0.01).rate
+    deviation = np.sqrt(0.01 / 2_000 + 0.01 / 50_000)
+    assert found(detector, fresh).any(axis=1).mean() == pytest.approx(in_force, abs=4 * deviation)
+    row = np.array([[1.5, 0.0, 0.0, 0.0]])
+    assert found(detector, row)[0, 1]
+    assert not found(fitted(rows), row)[0, 1], "which one covariance does not see"
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(detector), type=Detector) == detector
+
+
+@pytest.mark.parametrize(
+    ("width", "count"), [(4, 1), (4, MAX_CLASSES + 1), (MAX_FEATURES // 2, 5)], ids=["one", "many", "wide"]
+)
+def test_one_class_or_more_than_a_row_has_time_for_are_not_told_apart(width: int, count: int) -> None:
+    random = np.random.default_rng(0)
+    detector = fit(random.normal(size=(1_000, width)), names(width), np.arange(1_000) % count)
+    assert detector is not None
+    assert detector.whitening
+    assert detector.centres == ()
+
+
+def test_a_detector_that_was_stored_before_classes_were_told_apart_is_the_same_one() -> None:
+    stored = {
+        "features": ["a", "b"],
+        "fitted": 200,
+        "held_out": 199,
+        "median": [0.0, 0.0],
+        "scale": [1.0, 1.0],
+        "mean": [1.0, 0.0],
+        "tail": [[3.0, 4.0], [2.0, 3.0]],
+        "whitening": base64.b64encode(np.diag([1.0, 2.0]).tobytes()).decode(),
+    }
+    detector = msgspec.json.decode(json.dumps(stored), type=Detector)
+    assert detector.names == ("robust_z", "mahalanobis")
+    assert detector.scores(np.array([[4.0, 2.0]])).tolist() == [[4.0, 5.0]]
+    assert msgspec.json.decode(msgspec.json.encode(detector)) == stored

@@ -213,15 +213,20 @@ def test_a_request_alone_is_judged_as_its_rows_are_together(
 # Anomalies
 
 
-def detector() -> Detector:
+def detector(*, classes: bool) -> Detector:
     random = np.random.default_rng(0)
     rows = random.normal(size=(600, 1)) + 0.2 * random.normal(size=(600, 3))
-    made = fit(rows, ("a", "b", "c"))
+    kinds = random.integers(0, 3, 600)
+    if classes:
+        rows *= np.array([[1, 1, 1], [0.1, -0.1, 0.1], [0.3, 0.3, -0.3]])[kinds]
+        rows += kinds[:, None]
+    made = fit(rows, ("a", "b", "c"), kinds)
     assert made is not None
+    assert bool(made.centres) == classes
     return made
 
 
-DETECTOR = detector()
+DETECTORS = [detector(classes=False), detector(classes=True)]
 FEATURES = (
     Feature("a", "FP32", True),
     Feature("city", "BYTES"),
@@ -237,7 +242,7 @@ SIGNATURE = ModelSignature(
     ),
     (TensorSpec("y", "FP32", (-1,)),),
 )
-VALUES = st.sampled_from([0.0, 0.5, -0.5, 1.0, -1.0, 2.5, 9.0, math.nan])
+VALUES = st.sampled_from([0.0, 0.5, -0.5, 0.9, 1.0, 1.1, -1.0, 1.8, 2.5, 9.0, math.nan])
 
 
 @settings(max_examples=200, deadline=None)
@@ -245,11 +250,12 @@ VALUES = st.sampled_from([0.0, 0.5, -0.5, 1.0, -1.0, 2.5, 9.0, math.nan])
     st.lists(st.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=5),
     st.sampled_from(["off", "tag", "shadow", "reject"]),
     st.sampled_from([0.004, 0.05]),
+    st.sampled_from(DETECTORS),
 )
 def test_rows_are_as_anomalous_as_their_scores_say(
-    rows: list[tuple[float, float, float]], action: Any, rate: float
+    rows: list[tuple[float, float, float]], action: Any, rate: float, detector: Detector
 ) -> None:
-    validator = Validator(SIGNATURE, Policy(1, (), AnomalyRule(action, rate)), None, DETECTOR)
+    validator = Validator(SIGNATURE, Policy(1, (), AnomalyRule(action, rate)), None, detector)
     whole = np.array(rows)
     given_ = BoundRequest(
         {
@@ -259,8 +265,8 @@ def test_rows_are_as_anomalous_as_their_scores_say(
         },
         len(rows),
     )
-    found = DETECTOR.scores(whole) > np.array(DETECTOR.thresholds(rate).values)
-    counts = {name: int(count) for name, count in zip(DETECTOR.names, found.sum(axis=0), strict=True) if count}
+    found = detector.scores(whole) > np.array(detector.thresholds(rate).values)
+    counts = {name: int(count) for name, count in zip(detector.names, found.sum(axis=0), strict=True) if count}
     bad = np.flatnonzero(found.any(axis=1)).tolist()
     if action == "reject" and len(bad) == len(rows):
         with pytest.raises(AnomalousInput) as refusal:
@@ -271,6 +277,29 @@ def test_rows_are_as_anomalous_as_their_scores_say(
     assert checked.anomalies == ({} if action == "off" else counts)
     assert set(checked.tags) == ({f"anomaly:{name}" for name in counts} if action == "tag" else set())
     assert set(checked.row_errors) == (set(bad) if action == "reject" else set())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=5),
+    st.sampled_from([0.004, 0.05]),
+    st.sampled_from(DETECTORS),
+)
+def test_in_one_tensor_rows_are_as_anomalous_as_their_scores_say(
+    rows: list[tuple[float, float, float]], rate: float, detector: Detector
+) -> None:
+    names = ("c", "x", "a", "b")
+    signature = ModelSignature(
+        tuple(Feature(name, "FP32", True) for name in names),
+        (TensorSpec("in", "FP32", (-1, 4), names),),
+        (TensorSpec("y", "FP32", (-1,)),),
+    )
+    whole = np.array(rows)
+    array = np.insert(whole[:, [2, 0, 1]], 1, 7e6, axis=1).astype("f4")
+    validator = Validator(signature, Policy(1, (), AnomalyRule("tag", rate)), None, detector)
+    found = detector.scores(whole) > np.array(detector.thresholds(rate).values)
+    counts = {name: int(count) for name, count in zip(detector.names, found.sum(axis=0), strict=True) if count}
+    assert validator.validate(BoundRequest({"in": array}, len(rows)), atomic=True).anomalies == counts
 
 
 @pytest.mark.parametrize("datatype", ["INT64", "FP64"])

@@ -63,3 +63,19 @@ def test_what_many_rows_support_is_said_in_one_number() -> None:
     sample = frame(20_000)
     detector = learn(sample, signature(sample))
     assert anomaly_lines(described(detector, 20_000)) == ["anomaly detector on 2 features, false-positive rate 0.001"]
+
+
+def test_the_values_of_a_target_are_classes_where_that_finds_more() -> None:
+    random = np.random.default_rng(0)
+    turned = random.random(1_000) > 0.5
+    first = random.normal(size=1_000)
+    second = np.where(turned, -first, first)
+    sample = pd.DataFrame({"a": first, "b": second, "c": second}) + 0.05 * random.normal(size=(1_000, 3))
+    target = pd.Series(np.where(turned, "no", "yes"))
+    target[:10] = None
+    detector = learn(sample, signature(sample), target)
+    found = described(detector, 1_000)
+    assert found["classes"] == 2
+    assert anomaly_lines(found)[0].startswith("anomaly detector on 3 features, 2 classes apart; 500 rows held out")
+    assert described(learn(sample, signature(sample), target.sample(frac=1, random_state=0)), 1_000)["classes"] == 0
+    assert described(learn(sample, signature(sample), pd.Series(first)), 1_000)["classes"] == 0

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from keelway.statistics.covariance import ledoit_wolf, whitening
 from keelway.statistics.held_out import Thresholds, tail, thresholds
+from keelway.statistics.mahalanobis import Ellipsoids, Integers, best, of_all
 from keelway.statistics.robust import centre_and_scale
 
 Floats = npt.NDArray[np.float64]
@@ -26,6 +26,8 @@ MIN_HELD_OUT: Final = 99
 MAX_RATE: Final = 0.05
 #: Beyond these a row would take too long.
 MAX_FEATURES: Final = 256
+#: Classes that are told apart: with more, or if their matrices are larger than that of ``MAX_FEATURES``, none are.
+MAX_CLASSES: Final = 16
 
 _HUGE, _TINY = 1e15, 1e-15
 _SEED: Final = 20_040_101
@@ -36,8 +38,10 @@ class Detector(msgspec.Struct, frozen=True, omit_defaults=True):
     follow it. ``median`` and ``scale`` are those of ``statistics/robust.py``, ``mean`` is of the ``fitted`` rows.
 
     ``whitening`` is a matrix W of little-endian float64, row by row: |W (x - mean)| is the Mahalanobis distance, with
-    0 in place of the difference of a missing value. Empty where there is one feature, or too many. ``tail`` are the
-    scores, in the order of ``names``, of those of the ``held_out`` rows that have the largest.
+    0 in place of the difference of a missing value. Empty where there is one feature, or too many. Where classes are
+    told apart there is one matrix for each, one after another; ``centres`` and ``volumes`` are theirs, as in
+    ``statistics/mahalanobis.py``. ``tail`` are the scores, in the order of ``names``, of those of the ``held_out`` rows
+    that have the largest.
     """
 
     features: tuple[str, ...]
@@ -48,6 +52,8 @@ class Detector(msgspec.Struct, frozen=True, omit_defaults=True):
     mean: tuple[float, ...]
     tail: tuple[tuple[float, ...], ...]
     whitening: bytes = b""
+    centres: tuple[tuple[float, ...], ...] = ()
+    volumes: tuple[float, ...] = ()
 
     @property
     def names(self) -> tuple[DetectorName, ...]:
@@ -55,13 +61,13 @@ class Detector(msgspec.Struct, frozen=True, omit_defaults=True):
         return ("robust_z", "mahalanobis") if self.whitening else ("robust_z",)
 
     @property
-    def matrix(self) -> Floats | None:
-        """``whitening`` of shape (features, features)."""
+    def ellipsoids(self) -> Ellipsoids | None:
+        """What the Mahalanobis distance is measured from: one, or one for each class."""
         if not self.whitening:
             return None
-        width = len(self.features)
-        matrix: Floats = np.frombuffer(self.whitening, "<f8").reshape(width, width)
-        return matrix
+        centres = np.array(self.centres or (self.mean,))
+        matrices = np.frombuffer(self.whitening, "<f8").reshape(len(centres), *[len(self.features)] * 2)
+        return Ellipsoids(centres, matrices, np.array(self.volumes or (0.0,)))
 
     def thresholds(self, rate: float) -> Thresholds:
         """One for each of ``names``, so that ``rate`` of good rows is tagged, or the least that the held-out rows
@@ -70,14 +76,16 @@ class Detector(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def scores(self, rows: Floats) -> Floats:
         """How unusual each of ``rows``, (rows, features), is: (rows, names)."""
-        return scores(rows, np.array(self.median), np.array(self.scale), np.array(self.mean), self.matrix)
+        return scores(rows, np.array(self.median), np.array(self.scale), self.ellipsoids)
 
 
-def fit(rows: Floats, features: tuple[str, ...]) -> Detector | None:
+def fit(rows: Floats, features: tuple[str, ...], classes: Integers | None = None) -> Detector | None:
     """A detector from ``rows``, (rows, features), NaN where a value is missing, infinite counting as missing.
 
-    A random half is held out for the thresholds. ``None`` if there are too few rows, or no feature is fit for it:
-    constants and what takes two values, such as one-hot columns, say nothing that a category would not.
+    A random half is held out for the thresholds. ``classes`` are numbers from 0, (rows,), negative where unknown; they
+    are told apart where there are few, and where the other half says that this finds more. ``None`` if there are too
+    few rows, or no feature is fit for it: constants and what takes two values, such as one-hot columns, say nothing
+    that a category would not.
     """
     rows = np.where(np.isfinite(rows), rows, np.nan)
     order = np.random.default_rng(_SEED).permutation(len(rows))
@@ -90,30 +98,31 @@ def fit(rows: Floats, features: tuple[str, ...]) -> Detector | None:
         return None
     seen, held_out = seen[:, chosen], held_out[:, chosen]
     median, scale = centre_and_scale(seen)
-    mean = np.nanmean(seen, axis=0)
-    matrix = _matrix(seen, mean) if 1 < len(chosen) <= MAX_FEATURES else None
+    ellipsoids = _ellipsoids(seen, None if classes is None else classes[order[half:]])
+    several = ellipsoids is not None and len(ellipsoids.centres) > 1
     most = int(MAX_RATE * (half + 1)) + 2
-    largest = tail(scores(held_out, median, scale, mean, matrix), most)
+    largest = tail(scores(held_out, median, scale, ellipsoids), most)
     return Detector(
         tuple(features[position] for position in chosen),
         len(seen),
         half,
         tuple(median.tolist()),
         tuple(scale.tolist()),
-        tuple(mean.tolist()),
+        tuple(np.nanmean(seen, axis=0).tolist()),
         tuple(map(tuple, largest.tolist())),
-        b"" if matrix is None else matrix.astype("<f8").tobytes(),
+        b"" if ellipsoids is None else ellipsoids.matrices.astype("<f8").tobytes(),
+        tuple(map(tuple, ellipsoids.centres.tolist())) if ellipsoids and several else (),
+        tuple(ellipsoids.volumes.tolist()) if ellipsoids and several else (),
     )
 
 
-def scores(rows: Floats, median: Floats, scale: Floats, mean: Floats, matrix: Floats | None) -> Floats:
-    """The largest distance of each row from a median in robust deviations and, with a ``matrix``, its Mahalanobis
+def scores(rows: Floats, median: Floats, scale: Floats, ellipsoids: Ellipsoids | None) -> Floats:
+    """The largest distance of each row from a median in robust deviations and, with ``ellipsoids``, its Mahalanobis
     distance: (rows, 1 or 2). A missing value is as usual as can be."""
     z: Floats = np.nan_to_num(np.abs(rows - median) / scale).max(axis=1)
-    if matrix is None:
+    if ellipsoids is None:
         return z[:, None]
-    whitened: Floats = np.nan_to_num(rows - mean) @ matrix.T
-    both: Floats = np.stack([z, np.linalg.norm(whitened, axis=1)], axis=1)
+    both: Floats = np.stack([z, ellipsoids.distances(rows)], axis=1)
     return both
 
 
@@ -123,12 +132,13 @@ def _is_continuous(column: Floats) -> bool:
     return len(distinct) > 2 and float(np.abs(distinct).max()) < _HUGE and distinct[-1] - distinct[0] > _TINY
 
 
-def _matrix(seen: Floats, mean: Floats) -> Floats | None:
-    """Of columns brought to one scale first, because what shrinkage shrinks towards depends on it."""
-    centred = np.nan_to_num(seen - mean)
-    deviation = centred.std(axis=0)
-    covariance, _ = ledoit_wolf(centred / deviation)
+def _ellipsoids(seen: Floats, classes: Integers | None) -> Ellipsoids | None:
+    width = seen.shape[1]
+    if not 1 < width <= MAX_FEATURES:
+        return None
+    count = 0 if classes is None else len(np.unique(classes[classes >= 0]))
+    few = 1 < count <= MAX_CLASSES and count * width**2 <= MAX_FEATURES**2
     try:
-        return np.ascontiguousarray(whitening(covariance) / deviation)
+        return best(seen, classes) if classes is not None and few else of_all(seen)
     except np.linalg.LinAlgError:  # values beyond what float64 can square
         return None

@@ -32,12 +32,14 @@ Mask = npt.NDArray[np.bool_]
 
 
 class _Part(NamedTuple):
-    """One tensor's share. ``mean`` and ``matrix``, (its columns, features), are 0 for columns that are none of the
-    detector's; ``low`` and ``high`` are without limit there."""
+    """One tensor's share. ``mean``, ``matrix`` and ``shift``, (its columns, classes times features), are 0 for columns
+    that are none of the detector's; ``low`` and ``high`` are without limit there. Differences are whitened for all
+    classes in one product; ``shift`` is what the mean of a class, in place of that of all, takes off them."""
 
     tensor: str
     mean: Array
     matrix: Array
+    shift: Array
     low: Array
     high: Array
 
@@ -46,11 +48,15 @@ class _Part(NamedTuple):
         return array.reshape(len(array), -1)
 
     def away(self, inputs: Mapping[str, Array], *, filled: bool) -> Array:
-        """The whitened differences of the rows from the mean, (rows, features)."""
+        """The whitened differences of the rows from the mean of all, (rows, classes times features). ``filled``: what
+        is missing is the mean of each class."""
         difference = self.rows(inputs) - self.mean
-        if filled:
-            np.nan_to_num(difference, copy=False)
-        whitened: Array = difference @ self.matrix
+        whitened: Array
+        if not filled:
+            whitened = difference @ self.matrix
+            return whitened
+        missing = np.isnan(difference).astype(self.shift.dtype)
+        whitened = np.nan_to_num(difference) @ self.matrix + missing @ self.shift
         return whitened
 
 
@@ -68,6 +74,16 @@ class AnomalyCheck:
         self._furthest = values["mahalanobis"] ** 2 * _SLACK_SQUARED if "mahalanobis" in values else None
         self._parts = [part for spec in signature.inputs if (part := _part(spec, detector, self.usual)) is not None]
         self._only = self._parts[0] if len(self._parts) == 1 else None
+        self._features, self._volumes = len(detector.features), np.array(detector.volumes or (0.0,))
+        self._offset: Array | None = None
+        if detector.volumes:
+            self._offset = reduce(np.add, (part.shift.sum(axis=0) for part in self._parts))
+        places = range(0, len(self._volumes) * self._features, self._features)
+        #: Where each class is in a row of whitened differences, and how far it reaches; the largest class is the first.
+        self._reaches = [
+            (slice(place, place + self._features), (self._furthest or 0.0) - volume)
+            for place, volume in zip(places, self._volumes.tolist(), strict=True)
+        ]
 
     @classmethod
     def of(cls, signature: ModelSignature, rule: AnomalyRule, detector: Detector | None) -> AnomalyCheck | None:
@@ -87,9 +103,25 @@ class AnomalyCheck:
         rows = inputs[only.tensor]
         if len(rows) == 1:  # several times as fast without an axis of one
             away = (rows[0] - only.mean).dot(only.matrix)
-            return bool(away.dot(away) <= furthest)
-        away = (rows - only.mean).dot(only.matrix)
-        return bool(np.einsum("ij,ij->i", away, away).max() <= furthest)
+            if self._offset is None:
+                return bool(away.dot(away) <= furthest)
+            return self._near_a_class(away - self._offset)
+        return bool(self._squared((rows - only.mean).dot(only.matrix)).max() <= furthest)
+
+    def _near_a_class(self, away: Array) -> bool:
+        for place, reach in self._reaches:
+            one = away[place]
+            if one.dot(one) <= reach:
+                return True
+        return False
+
+    def _squared(self, away: Array) -> Array:
+        """The square of the least distance of each row, from ``away``, (rows, classes times features)."""
+        if self._offset is None:
+            return np.einsum("ij,ij->i", away, away)  # type: ignore[no-any-return]
+        apart = (away - self._offset).reshape(len(away), -1, self._features)
+        squared: Array = (np.einsum("ikj,ikj->ik", apart, apart) + self._volumes).min(axis=1)
+        return squared
 
     def inspect(
         self, inputs: Mapping[str, Array], rows: int, errors: dict[int, InvalidInput], tags: list[str]
@@ -121,8 +153,7 @@ class AnomalyCheck:
         """Squared, one for each row. ``filled``: a missing value adds nothing to it; otherwise it makes NaN of it."""
         with np.errstate(over="ignore", invalid="ignore"):  # in rows that are refused anyway
             away = reduce(np.add, (part.away(inputs, filled=filled) for part in self._parts))
-            squared: Array = np.einsum("ij,ij->i", away, away)
-        return squared
+            return self._squared(away)
 
 
 def tag(detector: str) -> str:
@@ -146,13 +177,17 @@ def _part(spec: TensorSpec, detector: Detector, usual: Mapping[str, tuple[float,
     limit = NUMPY_DTYPES[spec.datatype] if spec.datatype.startswith("FP") else floats
     dtype = limit if limit.itemsize >= 4 else floats
     width, features = len(columns), len(detector.features)
-    mean, matrix = np.zeros(width), np.zeros((width, features))
+    whole = detector.ellipsoids
+    classes = 1 if whole is None else len(whole.centres)
+    mean, matrix, shift = np.zeros(width), np.zeros((width, classes * features)), np.zeros((width, classes * features))
     low, high = np.full(width, -np.inf), np.full(width, np.inf)
-    whole = detector.matrix
     for column, position in mine:
         mean[column] = detector.mean[position]
         low[column], high[column] = usual[columns[column]]
         if whole is not None:
-            matrix[column] = whole[:, position]
+            whitened = whole.matrices[:, :, position]
+            matrix[column] = whitened.ravel()
+            shift[column] = (whitened * (whole.centres[:, position, None] - mean[column])).ravel()
     with np.errstate(over="ignore"):
-        return _Part(spec.name, mean.astype(dtype), matrix.astype(dtype), low.astype(limit), high.astype(limit))
+        tables = (mean.astype(dtype), matrix.astype(dtype), shift.astype(dtype))
+        return _Part(spec.name, *tables, low.astype(limit), high.astype(limit))

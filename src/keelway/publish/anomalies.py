@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from keelway.contract.anomaly import MIN_HELD_OUT, Detector, fit
 from keelway.contract.constraints import AnomalyRule
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 MAX_ROWS: Final = 100_000
 
 
-def learn(frame: pd.DataFrame, signature: ModelSignature) -> Detector | None:
+def learn(frame: pd.DataFrame, signature: ModelSignature, target: pd.Series[Any] | None = None) -> Detector | None:
     """A detector on the numeric features that the sample ``frame`` has columns for, rounded as the model sees them;
-    ``None`` where ``contract.anomaly.fit`` makes none."""
+    ``None`` where ``contract.anomaly.fit`` makes none. If ``target`` takes few values they are classes."""
     positions = {name: position for position, name in enumerate(column_names(frame.columns))}
     chosen = [
         feature
@@ -33,14 +34,19 @@ def learn(frame: pd.DataFrame, signature: ModelSignature) -> Detector | None:
         return None
     if len(frame) > MAX_ROWS:
         some = np.sort(np.random.default_rng(0).choice(len(frame), MAX_ROWS, replace=False))
-        frame = frame.iloc[some]
+        frame, target = frame.iloc[some], None if target is None else target.iloc[some]
     rows = np.empty((len(frame), len(chosen)))
     with np.errstate(over="ignore"):
         for place, feature in enumerate(chosen):
             values = numbers(frame.iloc[:, positions[feature.name]].rename(feature.name))
             dtype = NUMPY_DTYPES[feature.datatype]
             rows[:, place] = values.astype(dtype) if dtype.kind == "f" else values
-    return fit(rows, tuple(feature.name for feature in chosen))
+    return fit(rows, tuple(feature.name for feature in chosen), None if target is None else _classes(target))
+
+
+def _classes(target: pd.Series[Any]) -> npt.NDArray[np.int64]:
+    """The number of each value, from 0; -1 where it is missing."""
+    return target.astype("string").factorize()[0].astype(np.int64)
 
 
 def described(detector: Detector | None, rows: int) -> dict[str, Any]:
@@ -52,6 +58,7 @@ def described(detector: Detector | None, rows: int) -> dict[str, Any]:
         "rows": rows,
         "features": len(detector.features),
         "detectors": detector.names,
+        "classes": len(detector.volumes),
         "held_out": detector.held_out,
         "asked": asked,
         "rate": detector.thresholds(asked).rate,
@@ -65,6 +72,8 @@ def anomaly_lines(found: dict[str, Any]) -> list[str]:
             return ["no anomaly detector: no feature is a number with more than two values"]
         return [f"no anomaly detector: the sample has {found['rows']} rows, it takes {found['needed']}"]
     words = f"anomaly detector on {found['features']} features"
+    if found.get("classes"):
+        words += f", {found['classes']} classes apart"
     if found["rate"] > 1.5 * found["asked"]:
         support = f"{found['held_out']:,} rows held out support a false-positive rate of {found['rate']:.2g}"
         return [f"{words}; {support}, not of {found['asked']:g}"]

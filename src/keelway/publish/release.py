@@ -113,7 +113,7 @@ def release(
 def _convert(
     blobs: BlobStore, source: Source, progress: Progress
 ) -> tuple[Manifest, dict[str, Any], Baseline | None, Detector | None]:
-    from keelway.contract.sample import read_sample
+    from keelway.contract.sample import read_sample, split_target
     from keelway.publish.examples import ARRAY_FILES
     from keelway.publish.push import prepare, without_target
 
@@ -160,8 +160,8 @@ def _convert(
     detector = None
     if sample is not None and not isinstance(sample, Path):
         progress("learning what rows look like")
-        features = sample if source.target is None else sample.drop(columns=[source.target])
-        detector = learn(features, manifest.signature)
+        features, classes = (sample, None) if source.target is None else split_target(sample, source.target)
+        detector = learn(features, manifest.signature, classes)
         report["anomalies"] = described(detector, len(sample))
     return manifest, report, prepared.baseline, detector
 
