@@ -29,16 +29,22 @@ def server() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture
+def migrated(server: PostgreSQL, clock: Clock) -> str:
+    url = server.new_database()
+    Registry.open(url, clock=clock).close()
+    return url
+
+
+@pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "WAIT_SECONDS", 1.0)
     monkeypatch.setattr(database, "STATEMENT_SECONDS", 1.0)
 
 
 def test_a_server_that_is_killed_is_unavailable_and_used_again_when_it_is_back(
-    server: PostgreSQL, clock: Clock, hurried: None
+    server: PostgreSQL, migrated: str, clock: Clock, hurried: None
 ) -> None:
-    url = server.new_database()
-    with closing(Registry.open(url, clock=clock)) as registry:
+    with closing(Registry.open(migrated, clock=clock)) as registry:
         registry.push("churn", None, DIGEST, who="ann", why="x")
         server.kill()
         for call in (registry.state_token, lambda: registry.push("churn", None, DIGEST, who="ann", why="x")):
@@ -47,13 +53,15 @@ def test_a_server_that_is_killed_is_unavailable_and_used_again_when_it_is_back(
             assert refusal.value.retry_after
             assert "keelway-pg" not in refusal.value.message
         with pytest.raises(Unavailable):
-            Registry.open(url, clock=clock)
+            Registry.open(migrated, clock=clock)
         server.start()
         assert registry.push("churn", None, DIGEST, who="ann", why="x").version == "1.1.0"
 
 
-def test_a_server_that_stops_in_the_middle_is_given_up(server: PostgreSQL, clock: Clock, hurried: None) -> None:
-    with closing(Registry.open(server.new_database(), clock=clock)) as registry:
+def test_a_server_that_stops_in_the_middle_is_given_up(
+    server: PostgreSQL, migrated: str, clock: Clock, hurried: None
+) -> None:
+    with closing(Registry.open(migrated, clock=clock)) as registry:
         registry.push("churn", None, DIGEST, who="ann", why="x")
         server.stop_answering()
         try:
@@ -68,11 +76,13 @@ def test_a_server_that_stops_in_the_middle_is_given_up(server: PostgreSQL, clock
 
 
 @POSTGRESQL
-def test_a_statement_that_takes_too_long_is_ended_by_the_server(url: str, clock: Clock, hurried: None) -> None:
-    with closing(Registry.open(url, clock=clock)) as registry:
-        with pytest.raises(Unavailable), database.reading(registry._engine) as connection:
+def test_a_statement_that_takes_too_long_is_ended_by_the_server(
+    registry: Registry, url: str, clock: Clock, hurried: None
+) -> None:
+    with closing(Registry.open(url, clock=clock)) as hasty:
+        with pytest.raises(Unavailable), database.reading(hasty._engine) as connection:
             connection.exec_driver_sql("SELECT pg_sleep(60)")
-        assert registry.state_token() == 0
+        assert hasty.state_token() == 0
 
 
 @POSTGRESQL
