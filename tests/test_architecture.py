@@ -22,6 +22,7 @@ LAZY = frozenset(
         "ai_edge_litert",
         "alembic",
         "catboost",
+        "cryptography",
         "grpc",
         "h5py",
         "httpx",
