@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from tests.registry.conftest import SQLITE
@@ -17,7 +19,7 @@ from tests.registry.conftest import SQLITE
 from keelway.clock import Clock
 from keelway.errors import FailedPrecondition, InvalidInput, Unavailable
 from keelway.registry import migration, schema
-from keelway.registry.database import connect
+from keelway.registry.database import connect, writing
 from keelway.registry.store import Registry
 
 DIGEST = "sha256:" + "0" * 64
@@ -47,10 +49,9 @@ FORGERIES = [
     "DELETE FROM history",
     "DELETE FROM history WHERE id = 1",
 ]
-REPLACEMENTS = [
-    "INSERT OR REPLACE INTO history (id, at, who, action, model, why) VALUES (1, 0, 'x', 'push', 'm', 'forged')",
-    "REPLACE INTO history (id, at, who, action, model, why) VALUES (2, 0, 'x', 'push', 'm', 'forged')",
-]
+_FORGED = """INTO history (id, at, who, action, model, why, previous, hash)
+    VALUES (1, 0, 'x', 'push', 'm', 'forged', hex(zeroblob(32)), hex(zeroblob(32)))"""
+REPLACEMENTS = [f"INSERT OR REPLACE {_FORGED}", f"REPLACE {_FORGED}"]
 
 
 def forge(url: str, statement: str) -> None:
@@ -84,7 +85,7 @@ def test_opening_a_store_at_head_does_not_import_alembic(registry: Registry, url
     program = """
 import sys
 from keelway.clock import SystemClock
-from keelway.registry.database import connect
+from keelway.registry.database import connect, writing
 from keelway.registry.store import Registry
 Registry.open(sys.argv[1], clock=SystemClock()).close()
 print("alembic" in sys.modules)
@@ -97,6 +98,40 @@ def test_a_store_is_kept_when_opened_again(url: str, clock: Clock) -> None:
     for expected in ("1.0.0", "1.1.0"):
         with closing(Registry.open(url, clock=clock)) as registry:
             assert registry.push("churn", None, DIGEST, who="ann", why="x").version == expected
+
+
+def at_revision(url: str, revision: str) -> sa.Engine:
+    """A database as an older keelway left it."""
+    engine = connect(url)
+    config = Config()
+    config.set_main_option("script_location", str(migration._FOLDER))
+    config.set_main_option("path_separator", "os")
+    with writing(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    return engine
+
+
+def test_the_history_of_an_older_keelway_is_chained_and_still_append_only(url: str, clock: Clock) -> None:
+    engine = at_revision(url, "0003")
+    evidence = """'{"b": [1, 2.5, {"é": null}], "a": "\u00fc", "n": 1e300}'"""
+    with writing(engine) as connection:
+        for number in range(1, 6):
+            connection.exec_driver_sql(
+                "INSERT INTO history (id, at, who, action, model, why, evidence) VALUES "
+                f"({number * 2}, {number}, 'ann', 'policy', 'churn', 'wé', {evidence if number % 2 else 'NULL'})"
+            )
+        connection.exec_driver_sql("UPDATE registry_state SET token = 5")
+    engine.dispose()
+    with closing(Registry.open(url, clock=clock)) as registry:
+        registry.push("churn", None, DIGEST, who="ann", why="x")
+        assert registry.audit().findings == ()
+        assert registry.audit().entries == 7
+        assert [entry.id for entry in registry.history()] == [12, 11, 10, 8, 6, 4, 2]
+    with pytest.raises(sa.exc.DBAPIError, match="append"):
+        forge(url, "UPDATE history SET why = 'forged'")
+    with pytest.raises(sa.exc.DBAPIError):  # what a process of the older keelway would still try
+        forge(url, "INSERT INTO history (id, at, who, action, model, why) VALUES (99, 0, 'x', 'push', 'm', 'y')")
 
 
 class Busy:

@@ -126,7 +126,9 @@ _COMMON: Final[dict[str, Any]] = {
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A connection on one consistent state. Nothing is written. Raises ``Unavailable``."""
     with _answering(), engine.connect() as connection:
-        yield connection
+        # SQLite's transactions are so anyway.
+        options = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+        yield connection.execution_options(**options)
 
 
 @contextmanager

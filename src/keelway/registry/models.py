@@ -11,6 +11,7 @@ import msgspec
 
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
+from keelway.registry.chain import Finding
 
 #: The alias that is served when a caller names neither a version nor an alias.
 CHAMPION: Final = "champion"
@@ -87,6 +88,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
 
     ``push``, ``policy``, ``archive`` and ``restore`` say the ``version``; ``alias`` says the ``alias`` and moves it
     from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is JSON: what was decided on.
+    ``hash`` covers all of the entry and the hash of the one before it (``keelway.registry.chain``).
     ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name the key there.
     """
 
@@ -101,3 +103,12 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     from_version: str | None = None
     to_version: str | None = None
     evidence: dict[str, Any] | None = None
+    hash: str = ""
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """What a look at the whole history has found: how many entries there are, and whatever is not as it was written."""
+
+    entries: int
+    head: str
+    findings: tuple[Finding, ...]

@@ -8,14 +8,15 @@ and rollouts call it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
-from keelway.clock import Clock
+from keelway.artifacts.signing import TrustedKeys
+from keelway.clock import Clock, rfc3339
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
@@ -23,13 +24,17 @@ from keelway.contract.names import check_alias, check_name, fold
 from keelway.contract.semver import Version
 from keelway.errors import AlreadyExists, FailedPrecondition, InvalidInput
 from keelway.registry import lookup
+from keelway.registry.anchors import Anchor, Head, compare
+from keelway.registry.audit import last, walk
+from keelway.registry.chain import GENESIS, Finding
 from keelway.registry.database import connect, reading, writing
-from keelway.registry.history import Change, check_text, lock, newest, to_microseconds, to_seconds, token
+from keelway.registry.history import Change, before, check_text, lock, newest, to_microseconds, to_seconds, token
 from keelway.registry.keys import ApiKeys
 from keelway.registry.migration import bring_to_head
 from keelway.registry.models import (
     CHAMPION,
     Alias,
+    Audit,
     HistoryEntry,
     ModelVersion,
     RegisteredModel,
@@ -127,6 +132,22 @@ class Registry:
         with reading(self._engine) as connection:
             return token(connection)
 
+    def head(self) -> Head:
+        """The end of the history, to be signed and kept elsewhere."""
+        with reading(self._engine) as connection:
+            entries, link = last(connection)
+        return Head(entries, link.id, link.hash, rfc3339(self._clock.now()))
+
+    def audit(self, anchors: Sequence[Anchor] = (), trusted: TrustedKeys | None = None) -> Audit:
+        """Look at the whole history, of all models: its chain, whether it tells of what is there, and whether it is
+        the one of ``anchors``, whose signatures are those of ``trusted`` keys."""
+        findings: list[Finding] = []
+        with reading(self._engine) as connection:
+            links = walk(connection, findings)
+        if anchors:
+            compare(anchors, links, trusted or TrustedKeys({}), findings)
+        return Audit(len(links), links[-1].hash if links else GENESIS, tuple(findings))
+
     # Changing
 
     def push(
@@ -198,6 +219,35 @@ class Registry:
             if current != target.version:
                 _point(connection, change, alias, current, target.version, evidence)
         return Alias(name, alias, target.version)
+
+    def rollback(
+        self,
+        name: str,
+        alias: str = CHAMPION,
+        *,
+        who: str,
+        why: str,
+        expected_from: str | msgspec.UnsetType = msgspec.UNSET,
+    ) -> Alias:
+        """Move ``alias`` back to where it was before its last move; twice, and it is where it was two moves ago.
+
+        ``FailedPrecondition`` if it was nowhere before, or that version is archived. ``expected_from`` is as in
+        ``set_alias``.
+        """
+        check_alias(alias)
+        with self._change(check_name(name), who, why) as (connection, change):
+            current = _expect(connection, name, alias, expected_from)
+            if current is None:
+                raise lookup.no_alias(connection, name, alias)
+            earlier = before(connection, name, alias)
+            if earlier is None:
+                raise FailedPrecondition("the alias was nowhere before", field="alias", hint="name a version: promote")
+            target = lookup.get_version(connection, name, earlier)
+            if target.state == "archived":
+                hint = f"keelway restore {name}@{earlier}, or promote another"
+                raise FailedPrecondition("the version before is archived", field="alias", hint=hint)
+            _point(connection, change, alias, current, earlier, {"rollback": True})
+        return Alias(name, alias, earlier)
 
     def remove_alias(
         self,
