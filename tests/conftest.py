@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from tests.certificates import Authority
     from tests.credentials import Published
+    from tests.objectstore import ObjectStore
     from tests.postgresql import PostgreSQL
     from tests.valkey import Valkey
 
@@ -97,6 +98,14 @@ def shared_postgresql() -> Iterator[PostgreSQL]:
     from tests.postgresql import PostgreSQL
 
     with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    from tests.objectstore import ObjectStore
+
+    with ObjectStore() as server:
         yield server
 
 

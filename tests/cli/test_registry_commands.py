@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Keelway
 
+from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.signing import SigningKey
 from keelway.clock import SystemClock
 from keelway.registry.store import Registry
 
-COMMANDS = ("rollback", "archive", "restore", "history", "alias set", "alias list", "alias remove")
+COMMANDS = ("rollback", "archive", "restore", "history", "gc", "alias set", "alias list", "alias remove")
 
 
 @pytest.fixture
@@ -157,3 +158,22 @@ def test_what_an_anchor_needs_is_said_in_one_line(
 ) -> None:
     ran = keelway("history", *arguments)
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+
+
+def test_files_that_nothing_refers_to_are_collected(keelway: Keelway, trained: Path) -> None:  # S6
+    push = ("push", "buyers", "model.joblib", "--sample", "sample.csv", "--target", "bought", "--trust-pickle")
+    for version in ("1.0.0", "1.1.0"):
+        assert keelway(*push, "--version", version).code == 0
+    BlobStore.open(trained / ".keelway" / "artifacts").put_bytes(b"an orphan")
+    told = json.loads(keelway("gc", "--grace", "0s", "--dry-run", "--json").out)
+    assert (told["blobs"], told["bytes"], told["versions"], told["dry_run"]) == (1, 9, [], True)
+    assert "1 files with 9 bytes would be removed" in keelway("gc", "--grace", "0s", "--dry-run").out
+    assert "0 files with 0 bytes removed" in keelway("gc").out
+    assert "1 files with 9 bytes removed" in keelway("gc", "--grace", "0s", "--why", "full").out
+    assert "removed 1 files, 9 bytes\tfull" in keelway("history").out
+    keelway("archive", "buyers@1.1.0")
+    ran = keelway("gc", "--grace", "0s", "--archived")
+    # Both versions are the same model: while one is available, its files stay, and so the other keeps them.
+    assert (ran.code, "without its files" in ran.out) == (0, False)
+    assert keelway("restore", "buyers@1.1.0").code == 0
+    assert "is no time" in keelway("gc", "--grace", "soon").err

@@ -71,7 +71,10 @@ def described(entry: HistoryEntry) -> str:
     if entry.action == "alias":
         back = " (rolled back)" if (entry.evidence or {}).get("rollback") else ""
         return f"{entry.alias}: {entry.from_version or 'none'} → {entry.to_version or 'none'}{back}"
-    subject = entry.version or (entry.evidence or {}).get("key") or ""
+    evidence = entry.evidence or {}
+    if entry.action == "gc":
+        return f"removed {evidence.get('blobs', 0):,} files, {evidence.get('bytes', 0):,} bytes"
+    subject = entry.version or evidence.get("key") or ""
     return f"{entry.action} {subject}".rstrip()
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from keelway import __version__
-from keelway.cli import aliases, archive, constraints, health, history, keys, models, predict, push, serve
+from keelway.cli import aliases, archive, constraints, gc, health, history, keys, models, predict, push, serve
 from keelway.cli.output import print_error
 from keelway.errors import KeelwayError
 
@@ -34,6 +34,7 @@ app.command("rollback", short_help="Move an alias back to where it was.", help=a
 app.add_typer(aliases.group, name="alias", short_help=aliases.HELP)
 app.command("archive", short_help="Take a version out of use.", help=archive.ARCHIVE_HELP)(archive.archive)
 app.command("restore", short_help="Bring an archived version back.", help=archive.RESTORE_HELP)(archive.restore)
+app.command("gc", short_help="Remove files that nothing refers to.", help=gc.HELP)(gc.gc)
 app.command("history", short_help="Who changed what, and whether it is so.", help=history.HELP)(history.history)
 app.add_typer(constraints.group, name="constraints", short_help="Declare what values may be.")
 app.add_typer(keys.app, name="keys", short_help=keys.HELP)

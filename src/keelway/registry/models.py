@@ -17,7 +17,9 @@ from keelway.registry.chain import Finding
 CHAMPION: Final = "champion"
 
 State = Literal["available", "archived"]
-Action = Literal["push", "alias", "policy", "archive", "restore", "key_create", "key_rotate", "key_revoke"]
+Action = Literal[
+    "push", "alias", "policy", "archive", "restore", "collect", "gc", "key_create", "key_rotate", "key_revoke"
+]
 
 
 class RegisteredModel(msgspec.Struct, frozen=True):
@@ -86,10 +88,11 @@ class ApiKey(msgspec.Struct, frozen=True):
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One change, never altered afterwards. ``id`` grows with each change of the whole registry.
 
-    ``push``, ``policy``, ``archive`` and ``restore`` say the ``version``; ``alias`` says the ``alias`` and moves it
-    from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is JSON: what was decided on.
-    ``hash`` covers all of the entry and the hash of the one before it (``keelway.registry.chain``).
-    ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name the key there.
+    ``push``, ``policy``, ``archive``, ``restore`` and ``collect`` say the ``version``; ``alias`` says the ``alias`` and
+    moves it from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is JSON: what was
+    decided on. ``hash`` covers all of the entry and the hash of the one before it (``keelway.registry.chain``).
+    ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name the key there; so has ``gc``,
+    with how much was removed.
     """
 
     id: int

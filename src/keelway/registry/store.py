@@ -8,7 +8,7 @@ and rollouts call it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from keelway.registry import lookup
 from keelway.registry.anchors import Anchor, Head, compare
 from keelway.registry.audit import last, walk
 from keelway.registry.chain import GENESIS, Finding
+from keelway.registry.collection import Collection
 from keelway.registry.database import connect, reading, writing
 from keelway.registry.history import Change, before, check_text, lock, newest, to_microseconds, to_seconds, token
 from keelway.registry.keys import ApiKeys
@@ -60,6 +61,7 @@ class Registry:
         self._engine = engine
         self._clock = clock
         self.keys = ApiKeys(engine, clock)
+        self.collection = Collection(engine, clock)
 
     @classmethod
     def open(cls, url: str, *, clock: Clock) -> Registry:
@@ -161,10 +163,12 @@ class Registry:
         detector: Detector | None = None,
         policy: Policy | None = None,
         metadata: Mapping[str, Any] | None = None,
+        stored: Callable[[], None] = lambda: None,
         who: str,
         why: str,
     ) -> ModelVersion:
-        """Enter a version whose manifest and files are stored already; the model too, if it is new.
+        """Enter a version whose manifest and files are stored already; the model too, if it is new. ``stored`` raises
+        if they are not there any more; nobody removes files while it looks.
 
         ``version`` ``None`` is 1.0.0 for the first and otherwise the next minor after the highest. The same version
         with the same digest again changes nothing and answers what is there; with another digest it is
@@ -177,6 +181,7 @@ class Registry:
                 "the manifest digest is not one", field="manifest_digest", hint="sha256: and 64 hex digits"
             )
         with self._change(check_name(name), who, why) as (connection, change):
+            stored()
             _enter_model(connection, change)
             known = {Version.parse(row.version): row for row in lookup.summaries(connection, name)}
             chosen = wanted or _next(known)
@@ -303,9 +308,16 @@ class Registry:
             return _set_state(connection, change, target, "archived")
 
     def restore(self, name: str, version: str, *, who: str, why: str) -> ModelVersion:
-        """Make an archived version available again."""
+        """Make an archived version available again. ``FailedPrecondition`` once its files have been removed."""
         with self._change(check_name(name), who, why) as (connection, change):
-            return _set_state(connection, change, lookup.get_version(connection, name, version), "available")
+            target = lookup.get_version(connection, name, version)
+            if lookup.is_collected(connection, target):
+                raise FailedPrecondition(
+                    "the files of the version were removed",
+                    field="version",
+                    hint="push it again with the same content and version, then restore it",
+                )
+            return _set_state(connection, change, target, "available")
 
     @contextmanager
     def _change(self, name: str, who: str, why: str) -> Iterator[tuple[sa.Connection, Change]]:
@@ -347,6 +359,8 @@ def _same(
             field="version",
             hint=f"push it as {following}, say, or as no version",
         )
+    row = (versions.c.model == there.model) & (versions.c.version == there.version)
+    connection.execute(versions.update().where(row, versions.c.collected_at.is_not(None)).values(collected_at=None))
     return lookup.get_version(connection, there.model, there.version)
 
 
