@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from tests.certificates import Authority
     from tests.credentials import Published
+    from tests.objectstore import ObjectStore
+    from tests.postgresql import PostgreSQL
     from tests.valkey import Valkey
 
 #: Start of a node id -> why it may be skipped, and who checks it instead.
@@ -88,6 +90,23 @@ def valkey(shared_valkey: Valkey) -> Valkey:
     """An empty one, for tests that only read and write; those that mistreat one start their own."""
     shared_valkey.client.flushall()
     return shared_valkey
+
+
+@pytest.fixture(scope="session")
+def shared_postgresql() -> Iterator[PostgreSQL]:
+    """For tests that take a database of their own there; those that mistreat a server start one."""
+    from tests.postgresql import PostgreSQL
+
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    from tests.objectstore import ObjectStore
+
+    with ObjectStore() as server:
+        yield server
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import stat
 import subprocess
 import sys
+import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,24 +17,30 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.objectstore import ObjectStore
 
 from keelway.artifacts import blobs
 from keelway.artifacts.blobs import BlobStore
+from keelway.clock import SystemClock
 from keelway.errors import CorruptArtifact, FailedPrecondition, InvalidInput, NotFound, Unavailable
 
 CONTENT = b"the weights of a model" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
-@pytest.fixture(params=["folder", "file-url", "memory"])
+@pytest.fixture(params=["folder", "file-url", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    """What is tested with it holds for every kind of store."""
     match request.param:
         case "folder":
             return BlobStore.open(tmp_path / "store")
         case "file-url":
             return BlobStore.open(f"file://{tmp_path}/store")
-        case _:
+        case "memory":
             return BlobStore.open(f"memory://{uuid.uuid4().hex}")
+        case _:
+            server: ObjectStore = request.getfixturevalue("object_store")
+            return server.open()
 
 
 @pytest.fixture
@@ -261,6 +270,7 @@ def test_a_writer_killed_halfway_leaves_nothing_visible(tmp_path: Path, source: 
 import os, signal, sys
 from pathlib import Path
 from keelway.artifacts.blobs import BlobStore
+from keelway.clock import SystemClock
 store = BlobStore.open(sys.argv[1])
 store._move = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 store.put_file(Path(sys.argv[2]))
@@ -282,6 +292,95 @@ def test_the_digest_is_the_sha256_of_the_content(tmp_path: Path, data: bytes) ->
     assert store.read(digest) == data
 
 
+def test_what_is_stored_is_listed_with_its_size_and_age_and_can_be_removed(store: BlobStore) -> None:  # S6
+    assert list(store.stored()) == []
+    digests = {store.put_bytes(text).removeprefix("sha256:"): len(text) for text in (b"one", b"three")}
+    listed = list(store.stored())
+    assert {item.digest: item.size for item in listed} == digests
+    now = SystemClock().now()
+    assert all(now - 60 < item.modified < now + 2 for item in listed)
+    assert not store.remove(listed[0], older_than=now - 3600)
+    assert store.exists(listed[0].digest or "")
+    assert store.remove(listed[0], older_than=now + 3600)
+    assert not store.exists(listed[0].digest or "")
+    assert not store.remove(listed[0], older_than=now + 3600)
+    assert [item.key for item in store.stored()] == [listed[1].key]
+
+
+def test_a_blob_that_is_put_again_after_a_while_is_as_new_as_that_push(
+    store: BlobStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_file(source)
+    (before,) = store.stored()
+    time.sleep(1.1)  # an object store counts whole seconds
+    monkeypatch.setattr(blobs, "REFRESH_SECONDS", 1.0)
+    store.put_file(source)
+    (after,) = store.stored()
+    assert after.modified > before.modified
+    assert not store.remove(before, older_than=after.modified)
+    assert store.read(DIGEST) == CONTENT
+
+
+def test_what_is_no_blob_is_not_listed(tmp_path: Path, source: Path) -> None:
+    store = BlobStore.open(tmp_path / "store")
+    store.put_file(source)
+    for name in ("registry.db", "sha256/notes", f"sha256/{DIGEST}", f"other/{DIGEST[:2]}/{DIGEST[2:]}"):
+        (tmp_path / "store" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "store" / name).write_bytes(b"mine")
+    assert [item.digest for item in store.stored()] == [DIGEST]
+
+
+def test_an_upload_to_an_object_store_that_breaks_off_is_invisible(
+    object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = object_store.open()
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(12 * 1024 * 1024))  # more than one part
+
+    def breaks(chunks: Iterator[bytes], target: Any = None) -> tuple[str, int]:
+        if target is not None:
+            for number, chunk in enumerate(chunks):
+                target.write(chunk)
+                if number == 1:
+                    raise ConnectionResetError("the wire was cut")
+        return whole(chunks, target)
+
+    whole = blobs._hash
+    with monkeypatch.context() as patched:
+        patched.setattr(blobs, "_hash", breaks)
+        with pytest.raises(Unavailable):
+            store.put_file(large)
+    assert [item for item in store.stored() if item.digest] == []
+    entry = store.put_file(large)
+    store.fetch(entry.sha256, tmp_path / "copy", entry.size)
+    assert [item.digest for item in store.stored() if item.digest] == [entry.sha256]
+
+
+def test_a_blob_changed_in_an_object_store_is_refused(object_store: ObjectStore, source: Path, tmp_path: Path) -> None:
+    store = object_store.open()
+    entry = store.put_file(source)
+    (item,) = store.stored()
+    store._filesystem.pipe_file(item.key, b"y" + CONTENT[1:])  # type: ignore[attr-defined]
+    with pytest.raises(CorruptArtifact):
+        store.fetch(entry.sha256, tmp_path / "copy", entry.size)
+    with pytest.raises(CorruptArtifact):
+        store.read(entry.sha256)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_an_object_store_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        blobs, "_S3_TIMEOUTS", {"connect_timeout": 1, "read_timeout": 1, "retries": {"max_attempts": 1}}
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        store = BlobStore.open("s3://bucket/prefix", endpoint_url=url, key="x", secret="y", skip_instance_cache=True)
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            store.exists(DIGEST)
+        assert time.monotonic() - began < 30
+
+
 def test_an_address_of_no_known_kind_is_refused() -> None:
     with pytest.raises(InvalidInput):
         BlobStore.open("nonsense://somewhere")
@@ -289,6 +388,7 @@ def test_an_address_of_no_known_kind_is_refused() -> None:
 
 def test_a_store_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(FailedPrecondition) as refusal:
         BlobStore.open("s3://bucket/prefix")
     assert "pip install" in str(refusal.value.hint)

@@ -1,4 +1,5 @@
-"""A registry in a new SQLite file, with a clock that is moved by hand."""
+"""A registry in a new SQLite file and in a new PostgreSQL database, with a clock that is moved by hand: what is tested
+here holds for both, unless a test is marked with ``SQLITE`` or ``POSTGRESQL``."""
 
 from __future__ import annotations
 
@@ -7,8 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.postgresql import PostgreSQL
 
 from keelway.registry.store import Registry
+
+SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+POSTGRESQL = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
 
 class HandClock:
@@ -30,9 +35,12 @@ def clock() -> HandClock:
     return HandClock()
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/store/registry.db"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/store/registry.db"
+    server: PostgreSQL = request.getfixturevalue("shared_postgresql")
+    return server.new_database()
 
 
 @pytest.fixture

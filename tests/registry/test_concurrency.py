@@ -1,4 +1,4 @@
-# S6: concurrent pushes and promotions are safe. Real processes, one SQLite file.
+# S6: concurrent pushes and promotions are safe. Real processes, one SQLite file or one PostgreSQL.
 from __future__ import annotations
 
 import signal
@@ -9,10 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.registry.conftest import SQLITE
 
 from keelway.clock import Clock
 from keelway.errors import FailedPrecondition, Unavailable
 from keelway.registry import database
+from keelway.registry.history import lock
 from keelway.registry.store import Registry
 
 DIGEST = "sha256:" + "0" * 64
@@ -157,13 +159,15 @@ def test_a_writer_that_waits_too_long_is_told_that_it_is_busy(
     registry: Registry, url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "WAIT_SECONDS", 0.05)
-    with closing(Registry.open(url, clock=clock)) as impatient, database.writing(registry._engine):
+    with closing(Registry.open(url, clock=clock)) as impatient, database.writing(registry._engine) as connection:
+        lock(connection)
         with pytest.raises(Unavailable) as refusal:
             impatient.push("churn", None, DIGEST, who="ann", why="x")
         assert refusal.value.retry_after
         assert impatient.models() == ()
 
 
+@SQLITE
 def test_a_store_that_has_become_unreadable_is_unavailable(registry: Registry, url: str) -> None:
     path = Path(url.removeprefix("sqlite:///"))
     registry.close()

@@ -312,6 +312,42 @@ def test_a_removed_alias_is_gone_and_told(registry: Registry) -> None:
 # Archiving
 
 
+def test_a_rollback_goes_back_one_step_and_never_to_what_was_just_left(registry: Registry) -> None:  # S4
+    for content in range(4):
+        push(registry, content=content)
+    for version in ("1.1.0", "1.2.0"):
+        registry.set_alias("churn", "champion", version, who="ann", why="x")
+    assert registry.rollback("churn", who="ann", why="complaints").version == "1.1.0"
+    entry = registry.history("churn")[0]
+    assert (entry.action, entry.from_version, entry.to_version, entry.why) == ("alias", "1.2.0", "1.1.0", "complaints")
+    assert registry.rollback("churn", who="ann", why="x").version == "1.0.0"
+    with pytest.raises(FailedPrecondition):
+        registry.rollback("churn", who="ann", why="x")
+    registry.set_alias("churn", "champion", "1.3.0", who="ann", why="x")
+    assert registry.rollback("churn", who="ann", why="x").version == "1.0.0"
+    assert registry.resolve("churn").version == "1.0.0"
+    assert registry.audit().findings == ()
+
+
+def test_a_rollback_that_cannot_be_is_refused(registry: Registry) -> None:
+    for content in range(3):
+        push(registry, content=content)
+    with pytest.raises(NotFound):
+        registry.rollback("churn", "challenger", who="ann", why="x")
+    with pytest.raises(NotFound):
+        registry.rollback("chrun", who="ann", why="x")
+    with pytest.raises(FailedPrecondition):  # it was nowhere before
+        registry.rollback("churn", who="ann", why="x")
+    registry.set_alias("churn", "champion", "1.1.0", who="ann", why="x")
+    with pytest.raises(FailedPrecondition):  # somebody has moved it meanwhile
+        registry.rollback("churn", who="ann", why="x", expected_from="1.0.0")
+    registry.archive("churn", "1.0.0", who="ann", why="x")
+    with pytest.raises(FailedPrecondition) as refusal:
+        registry.rollback("churn", who="ann", why="x")
+    assert "restore churn@1.0.0" in str(refusal.value.hint)
+    assert registry.resolve("churn").version == "1.1.0"
+
+
 def test_an_archived_version_is_there_but_not_served_and_comes_back(registry: Registry) -> None:
     push(registry)
     push(registry)

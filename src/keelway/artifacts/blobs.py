@@ -12,14 +12,22 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final, NamedTuple, Protocol
 
 from keelway.artifacts.manifest import FileEntry
 from keelway.artifacts.paths import open_new, open_regular
+from keelway.clock import Clock, SystemClock
 from keelway.errors import CorruptArtifact, FailedPrecondition, InvalidInput, KeelwayError, NotFound, Unavailable
 
 _CHUNK: Final = 4 * 1024 * 1024
+#: A blob that has been there for longer is written again when it is put, so that it is as new as what refers to it:
+#: whoever removes old blobs that nothing refers to cannot take one that is just being pushed.
+REFRESH_SECONDS: Final = 600.0
+#: Seconds that an object store may take to answer, where nothing else is said. It is tried twice more.
+_S3_TIMEOUTS: Final = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 3, "mode": "standard"}}
+
 _DIGEST: Final = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.ASCII)
 
 
@@ -36,6 +44,18 @@ class FileSystem(Protocol):
 
     def rm_file(self, path: str) -> None: ...
 
+    def find(self, path: str, *, detail: bool) -> dict[str, dict[str, Any]]: ...
+
+
+class Stored(NamedTuple):
+    """Something in the store: the blob ``digest``, or with ``None`` an upload that did not end. ``modified`` is in
+    seconds since the Unix epoch, infinite if the store does not say."""
+
+    key: str
+    digest: str | None
+    size: int
+    modified: float
+
 
 class BlobStore:
     """Content-addressed bytes under ``<root>/sha256/ab/cdef…``. Safe to share between threads and between processes.
@@ -44,11 +64,19 @@ class BlobStore:
     the store does not answer and ``CorruptArtifact`` for a malformed digest.
     """
 
-    def __init__(self, filesystem: FileSystem, root: str, *, local: bool) -> None:
+    def __init__(
+        self,
+        filesystem: FileSystem,
+        root: str,
+        *,
+        local: bool,
+        clock: Clock = SystemClock(),  # noqa: B008 - stateless
+    ) -> None:
         """``local``: the file system is this machine's, so that what is written can be forced to the disk."""
         self._filesystem = filesystem
         self._root = root.rstrip("/")
         self._local = local
+        self._clock = clock
 
     @classmethod
     def open(cls, url: str | Path, **options: Any) -> BlobStore:
@@ -67,13 +95,15 @@ class BlobStore:
                 return cls(filesystem, str(Path(text.removeprefix("file://")).absolute()), local=True)
             from fsspec.core import url_to_fs
 
+            if text.startswith(("s3://", "s3a://")):
+                options.setdefault("config_kwargs", _S3_TIMEOUTS)
             # Another process may have added a blob: a remembered listing would hide it.
             filesystem, root = url_to_fs(text, use_listings_cache=False, **options)
         except ImportError as error:
             raise FailedPrecondition(
                 "the package for this kind of artifact store is not installed",
                 field="artifacts",
-                hint="install the fsspec implementation for it, e.g. pip install s3fs",
+                hint='install the fsspec implementation for it, for s3:// e.g. pip install "keelway[s3]"',
             ) from error
         except (ValueError, TypeError) as error:
             raise InvalidInput(
@@ -148,6 +178,30 @@ class BlobStore:
                 raise Unavailable("the copy of a model file cannot be written", hint="is the disk full?") from error
             raise
 
+    def stored(self) -> Iterator[Stored]:
+        """Everything in the store, unfinished uploads too, in no order."""
+        with _answering():
+            try:
+                found = self._filesystem.find(self._root, detail=True)
+            except FileNotFoundError:
+                found = {}
+        for key, info in found.items():
+            *_, kind, first, rest = ("", "", *key.split("/"))
+            digest = first + rest if kind == "sha256" and _DIGEST.fullmatch(first + rest) else None
+            if digest or first == "incoming":
+                yield Stored(key, digest, int(info["size"] or 0), _modified(info))
+
+    def remove(self, item: Stored, older_than: float) -> bool:
+        """Remove ``item`` unless it was written again since ``older_than``; whether it was there and is gone now."""
+        with _answering():
+            try:
+                if _modified(self._filesystem.info(item.key)) >= older_than:
+                    return False
+                self._filesystem.rm_file(item.key)
+            except FileNotFoundError:
+                return False
+        return True
+
     def _copy(self, name: str, target: IO[bytes], size: int) -> None:
         hasher = hashlib.sha256()
         written = 0
@@ -164,18 +218,22 @@ class BlobStore:
     def _key(self, name: str) -> str:
         return f"{self._root}/sha256/{name[:2]}/{name[2:]}"
 
-    def _size(self, name: str) -> int | None:
+    def _info(self, name: str) -> dict[str, Any] | None:
         with _answering():
             try:
                 info = self._filesystem.info(self._key(name))
             except FileNotFoundError:
                 return None
-        size = info["size"]
-        return size if isinstance(size, int) and info["type"] == "file" else None
+        return info if isinstance(info["size"], int) and info["type"] == "file" else None
+
+    def _size(self, name: str) -> int | None:
+        info = self._info(name)
+        return None if info is None else int(info["size"])
 
     def _holds(self, name: str, size: int) -> bool:
-        """Whether the blob is there in full; one cut short by a damaged disk is written again."""
-        return self._size(name) == size
+        """Whether the blob is there in full, and new enough; one cut short by a damaged disk is written again."""
+        info = self._info(name)
+        return info is not None and info["size"] == size and _modified(info) > self._clock.now() - REFRESH_SECONDS
 
     def _read(self, name: str) -> Iterator[bytes]:
         """The unverified bytes of a blob, in ranges: no open handle, whose position other readers could share."""
@@ -184,7 +242,7 @@ class BlobStore:
             raise NotFound("a model file is missing from the artifact store", hint="push the model again")
         for start in range(0, size, _CHUNK):
             with _answering():
-                chunk = self._filesystem.cat_file(self._key(name), start, min(start + _CHUNK, size))
+                chunk = self._filesystem.cat_file(self._key(name), start=start, end=min(start + _CHUNK, size))
             yield chunk
 
     def _write(self, chunks: Iterable[bytes]) -> tuple[str, int]:
@@ -213,6 +271,14 @@ class BlobStore:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """When a file was written last, as far as its file system says: in a folder, in S3, in memory."""
+    when = info.get("mtime") or info.get("LastModified") or info.get("created")
+    if isinstance(when, datetime):
+        return when.timestamp()
+    return float(when) if isinstance(when, int | float) else float("inf")
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from keelway import __version__
-from keelway.cli import constraints, health, keys, models, predict, push, serve
+from keelway.cli import aliases, archive, constraints, gc, health, history, keys, models, predict, push, serve
 from keelway.cli.output import print_error
 from keelway.errors import KeelwayError
 
@@ -30,6 +30,12 @@ app.command("predict", short_help="Predict rows from a file.", help=predict.HELP
 app.command("models", short_help="List the registered models.", help=models.MODELS_HELP)(models.models)
 app.command("show", short_help="Show one version and its proof.", help=models.SHOW_HELP)(models.show)
 app.command("promote", short_help="Point an alias to a version.", help=models.PROMOTE_HELP)(models.promote)
+app.command("rollback", short_help="Move an alias back to where it was.", help=aliases.ROLLBACK_HELP)(aliases.rollback)
+app.add_typer(aliases.group, name="alias", short_help=aliases.HELP)
+app.command("archive", short_help="Take a version out of use.", help=archive.ARCHIVE_HELP)(archive.archive)
+app.command("restore", short_help="Bring an archived version back.", help=archive.RESTORE_HELP)(archive.restore)
+app.command("gc", short_help="Remove files that nothing refers to.", help=gc.HELP)(gc.gc)
+app.command("history", short_help="Who changed what, and whether it is so.", help=history.HELP)(history.history)
 app.add_typer(constraints.group, name="constraints", short_help="Declare what values may be.")
 app.add_typer(keys.app, name="keys", short_help=keys.HELP)
 app.command("health", short_help="Ask a server whether it is ready.", help=health.HELP)(health.health)

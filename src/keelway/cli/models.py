@@ -146,6 +146,7 @@ def show_document(
     """Everything ``show`` knows, as JSON values."""
     import msgspec
 
+    from keelway.cli.history import described
     from keelway.clock import rfc3339
 
     return {
@@ -166,7 +167,7 @@ def show_document(
                 "at": rfc3339(entry.at),
                 "who": entry.who,
                 "action": entry.action,
-                "change": _change(entry),
+                "change": described(entry),
                 "why": entry.why,
             }
             for entry in history
@@ -268,12 +269,6 @@ def _print_version(document: dict[str, Any]) -> None:
         ("at", "who", "change", "why"),
         [(h["at"], h["who"], h["change"], h["why"]) for h in document["history"]],
     )
-
-
-def _change(entry: HistoryEntry) -> str:
-    if entry.action == "alias":
-        return f"{entry.alias}: {entry.from_version or 'none'} → {entry.to_version or 'none'}"
-    return f"{entry.action} {entry.version}"
 
 
 def _others(aliases: dict[str, str]) -> str:

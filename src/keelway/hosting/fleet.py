@@ -67,7 +67,9 @@ class Fleet:
         self._token: object = None
         self._turn = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
-        self._source_down = False
+        #: Whether the last look at what is wanted has failed, so that what is served may not be that any more.
+        self.stale = False
+        self._found_source(True)
         #: Versions that are wanted and that no worker serves, because one of them cannot: for the index.
         self.held_back: Sequence[IndexEntry] = ()
 
@@ -91,16 +93,22 @@ class Fleet:
                 token = await asyncio.to_thread(self._source.token)
                 if token != self._token or self._retry_is_due():
                     await self.reconcile()
-                self._source_down = False
+                if self.stale:
+                    log.info("the registry can be read again")
+                self._found_source(True)
             except KeelwayError as error:
-                if not self._source_down:
+                if not self.stale:
                     log.warning("the registry cannot be read; serving what is loaded: %s", error.message)
-                self._source_down = True
+                self._found_source(False)
             except Exception as error:
                 # Whatever a source raises, the next look at it may succeed.
-                if not self._source_down:
+                if not self.stale:
                     log.error("the source of models failed; serving what is loaded", exc_info=error)
-                self._source_down = True
+                self._found_source(False)
+
+    def _found_source(self, up: bool) -> None:
+        self.stale = not up
+        self._metrics.gauge("ml_source_up").set(float(up))
 
     def _retry_is_due(self) -> bool:
         latest = self._clock.monotonic() - RETRY_AFTER
@@ -134,6 +142,7 @@ class Fleet:
                         await self._ensure_loaded(release)
             self._swap()
             self._token = token
+            self._found_source(True)
 
     async def load(self, name: str) -> None:
         """Serve ``name`` too (repository API). Raises why it cannot be loaded; the server stays as ready as it was."""

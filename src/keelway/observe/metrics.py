@@ -151,6 +151,13 @@ METRICS: Final = (
     Metric("ml_records_dropped_total", "counter", (), "Inference records dropped because the ring was full."),
     Metric("ml_records_written_total", "counter", (), "Inference records handed to the sink."),
     Metric("ml_audit_dropped_total", "counter", (), "Lines of the audit log that were lost: the disk was full, say."),
+    Metric(
+        "ml_source_up",
+        "gauge",
+        (),
+        "1 while what should be served can be read, in the registry; at 0 what is loaded goes on being served.",
+        across="smallest",
+    ),
     Metric("ml_workers", "gauge", ("state",), "Workers, where there are several."),
     Metric("ml_worker_restarts_total", "counter", ("cause",), "Workers that took the place of another."),
     Metric(

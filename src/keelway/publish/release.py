@@ -30,6 +30,7 @@ from keelway.publish.anomalies import described, learn
 from keelway.publish.compose import compose, text_pipeline
 from keelway.publish.report import Prepared
 from keelway.registry.models import ModelVersion
+from keelway.registry.references import require_stored
 from keelway.registry.store import Registry
 
 if TYPE_CHECKING:
@@ -107,7 +108,17 @@ def release(
     validate_signature(manifest.signature)
     progress("registering")
     digest = put_manifest(blobs, manifest)
-    return registry.push(name, version, digest, report=report, baseline=baseline, detector=detector, who=who, why=why)
+    return registry.push(
+        name,
+        version,
+        digest,
+        report=report,
+        baseline=baseline,
+        detector=detector,
+        stored=partial(require_stored, blobs, digest),
+        who=who,
+        why=why,
+    )
 
 
 def _convert(

@@ -16,8 +16,12 @@ from sqlalchemy import exc
 
 from keelway.errors import FailedPrecondition, InvalidInput, Unavailable
 
-#: How long a statement waits for another's lock, and a caller for a connection, before ``Unavailable``.
+#: How long a connection may take, a statement waits for another's lock, and a caller for a free connection, before
+#: ``Unavailable``.
 WAIT_SECONDS: Final = 5.0
+#: How long PostgreSQL may work on a statement, be silent in the middle of one, or see nothing more of a transaction
+#: that holds locks.
+STATEMENT_SECONDS: Final = 15.0
 
 _WRITES: Final = "keelway_writes"
 _URL_HINT: Final = "write sqlite:///path/to/registry.db or postgresql+psycopg://user@host/database"
@@ -64,14 +68,45 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
 
 def _postgresql(url: sa.URL) -> sa.Engine:
-    milliseconds = int(WAIT_SECONDS * 1000)
-    arguments = {"connect_timeout": int(WAIT_SECONDS), "options": f"-c lock_timeout={milliseconds}"}
+    limits = {
+        "lock_timeout": WAIT_SECONDS,
+        "statement_timeout": STATEMENT_SECONDS,
+        "idle_in_transaction_session_timeout": STATEMENT_SECONDS,
+    }
+    arguments = {
+        "connect_timeout": max(1, round(WAIT_SECONDS)),
+        "options": " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items()),
+        "application_name": "keelway",
+    }
     try:
-        return sa.create_engine(url, connect_args=arguments, pool_pre_ping=True, **_COMMON)
+        engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True, **_COMMON)
     except ImportError as error:
         raise FailedPrecondition(
-            "the PostgreSQL driver is not installed", field="store", hint='pip install "psycopg[binary]"'
+            "the PostgreSQL driver is not installed", field="store", hint='pip install "keelway[postgresql]"'
         ) from error
+    if engine.dialect.driver == "psycopg":
+        sa.event.listen(engine, "do_connect", _connect_bounded)
+    return engine
+
+
+def _connect_bounded(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> Any:
+    """A connection that gives up on a server which takes a statement and never answers.
+
+    The server's own limits do not help against a machine that has stopped, or a network that swallows packets.
+    """
+    import psycopg
+
+    class Bounded(psycopg.Connection[Any]):
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            try:
+                # A little longer than the server has, which knows better what it was that took so long.
+                return super().wait(gen, interval, STATEMENT_SECONDS + 1.0 if timeout is None else timeout)
+            except psycopg.OperationalError:
+                if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                    self.close()  # its answer may still come, and would be taken for that of the next statement
+                raise
+
+    return Bounded.connect(*arguments, **named)
 
 
 def _encode(value: object) -> str:
@@ -91,7 +126,9 @@ _COMMON: Final[dict[str, Any]] = {
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A connection on one consistent state. Nothing is written. Raises ``Unavailable``."""
     with _answering(), engine.connect() as connection:
-        yield connection
+        # SQLite's transactions are so anyway.
+        options = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+        yield connection.execution_options(**options)
 
 
 @contextmanager

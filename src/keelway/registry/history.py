@@ -13,11 +13,13 @@ import msgspec
 import sqlalchemy as sa
 
 from keelway.errors import InvalidInput
+from keelway.registry.chain import GENESIS, entry_hash
 from keelway.registry.models import Action, HistoryEntry
 from keelway.registry.schema import history, registry_state
 
 MAX_TEXT: Final = 2000
 
+_ENTRY: Final = tuple(history.c[name] for name in HistoryEntry.__struct_fields__)
 _MICROSECONDS: Final = 1_000_000
 
 
@@ -50,21 +52,25 @@ class Change(msgspec.Struct, frozen=True):
         to_version: str | None = None,
         evidence: Mapping[str, Any] | None = None,
     ) -> None:
-        """Append an entry and move the token, in the transaction of the change itself."""
-        connection.execute(
-            history.insert().values(
-                at=self.at,
-                who=self.who,
-                action=action,
-                model=self.model,
-                version=version,
-                alias=alias,
-                from_version=from_version,
-                to_version=to_version,
-                why=self.why,
-                evidence=evidence,
-            )
-        )
+        """Append an entry and move the token, in the transaction of the change itself, which holds the lock."""
+        last = connection.execute(
+            sa.select(history.c.id, history.c.hash).order_by(history.c.id.desc()).limit(1)
+        ).first()
+        number, previous = (last.id, last.hash) if last else (0, GENESIS)
+        entry = {
+            "id": number + 1,
+            "at": self.at,
+            "who": self.who,
+            "action": action,
+            "model": self.model,
+            "version": version,
+            "alias": alias,
+            "from_version": from_version,
+            "to_version": to_version,
+            "why": self.why,
+            "evidence": evidence,
+        }
+        connection.execute(history.insert().values(**entry, previous=previous, hash=entry_hash(previous, entry)))
         connection.execute(registry_state.update().values(token=registry_state.c.token + 1))
 
 
@@ -86,9 +92,26 @@ def token(connection: sa.Connection) -> int:
     return int(connection.execute(sa.select(registry_state.c.token)).scalar_one())
 
 
+def before(connection: sa.Connection, model: str, alias: str) -> str | None:
+    """Where ``alias`` would be had its last move not been made; ``None`` if it was nowhere.
+
+    A move back is taken for what it is: after it, the version before is the one before that, never the version that
+    was just left.
+    """
+    query = sa.select(history.c.to_version, history.c.evidence).order_by(history.c.id)
+    moves = query.where(history.c.model == model, history.c.alias == alias, history.c.action == "alias")
+    places: list[str | None] = [None]
+    for version, evidence in connection.execute(moves):
+        if evidence and evidence.get("rollback"):
+            del places[-1:]
+        else:
+            places.append(version)
+    return places[-2] if len(places) > 1 else None
+
+
 def newest(connection: sa.Connection, model: str | None, limit: int) -> tuple[HistoryEntry, ...]:
     """Up to ``limit`` entries, newest first; of one model, or of all."""
-    query = sa.select(history).order_by(history.c.id.desc()).limit(limit)
+    query = sa.select(*_ENTRY).order_by(history.c.id.desc()).limit(limit)
     if model is not None:
         query = query.where(history.c.model == model)
     rows = connection.execute(query).mappings()

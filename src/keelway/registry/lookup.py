@@ -49,6 +49,12 @@ def get_version(connection: sa.Connection, name: str, version: str) -> ModelVers
     return _model_version(row)
 
 
+def is_collected(connection: sa.Connection, version: VersionSummary) -> bool:
+    """Whether the files of an archived version were removed."""
+    row = (versions.c.model == version.model) & (versions.c.version == version.version)
+    return connection.execute(sa.select(versions.c.collected_at).where(row)).scalar() is not None
+
+
 def get_alias(connection: sa.Connection, name: str, alias: str) -> ModelVersion | None:
     """The version an alias points to, or ``None`` if the model or the alias is unknown."""
     query = (

@@ -36,6 +36,8 @@ def bring_to_head(engine: sa.Engine) -> None:
         if _revision(connection) == HEAD:
             return
     with _migrating:
+        import alembic.command  # takes a while, which a transaction must not  # noqa: F401
+
         if engine.dialect.name == "sqlite":
             _write_ahead(engine)
         with writing(engine) as connection:

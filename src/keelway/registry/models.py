@@ -11,12 +11,15 @@ import msgspec
 
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
+from keelway.registry.chain import Finding
 
 #: The alias that is served when a caller names neither a version nor an alias.
 CHAMPION: Final = "champion"
 
 State = Literal["available", "archived"]
-Action = Literal["push", "alias", "policy", "archive", "restore", "key_create", "key_rotate", "key_revoke"]
+Action = Literal[
+    "push", "alias", "policy", "archive", "restore", "collect", "gc", "key_create", "key_rotate", "key_revoke"
+]
 
 
 class RegisteredModel(msgspec.Struct, frozen=True):
@@ -85,9 +88,11 @@ class ApiKey(msgspec.Struct, frozen=True):
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One change, never altered afterwards. ``id`` grows with each change of the whole registry.
 
-    ``push``, ``policy``, ``archive`` and ``restore`` say the ``version``; ``alias`` says the ``alias`` and moves it
-    from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is JSON: what was decided on.
-    ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name the key there.
+    ``push``, ``policy``, ``archive``, ``restore`` and ``collect`` say the ``version``; ``alias`` says the ``alias`` and
+    moves it from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is JSON: what was
+    decided on. ``hash`` covers all of the entry and the hash of the one before it (``keelway.registry.chain``).
+    ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name the key there; so has ``gc``,
+    with how much was removed.
     """
 
     id: int
@@ -101,3 +106,12 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     from_version: str | None = None
     to_version: str | None = None
     evidence: dict[str, Any] | None = None
+    hash: str = ""
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """What a look at the whole history has found: how many entries there are, and whatever is not as it was written."""
+
+    entries: int
+    head: str
+    findings: tuple[Finding, ...]

@@ -11,7 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 #: The migration this code was written for; ``keelway.registry.migration`` brings a database there.
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 
 metadata: Final = sa.MetaData()
 
@@ -40,6 +40,8 @@ versions: Final = sa.Table(
     sa.Column("baseline", _JSON),
     sa.Column("metadata", _JSON, nullable=False),
     sa.Column("detector", _JSON),
+    #: When the files of an archived version were removed (``keelway gc``).
+    sa.Column("collected_at", sa.BigInteger),
     sa.CheckConstraint("state IN ('available', 'archived')", name="versions_state"),
 )
 
@@ -83,7 +85,8 @@ api_keys: Final = sa.Table(
     sa.Index("api_keys_name", "name"),
 )
 
-#: Append-only by triggers. It names models and versions without foreign keys: it outlives what it tells of.
+#: Append-only by triggers, and a hash chain (``chain.py``); ids grow by one, under the lock of ``registry_state``. It
+#: names models and versions without foreign keys: it outlives what it tells of.
 history: Final = sa.Table(
     "history",
     metadata,
@@ -98,6 +101,8 @@ history: Final = sa.Table(
     sa.Column("to_version", sa.String(128)),
     sa.Column("why", sa.Text, nullable=False),
     sa.Column("evidence", _JSON),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
     sa.Index("history_model", "model", "id"),
     sqlite_autoincrement=True,
 )

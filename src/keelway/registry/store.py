@@ -8,14 +8,15 @@ and rollouts call it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
-from keelway.clock import Clock
+from keelway.artifacts.signing import TrustedKeys
+from keelway.clock import Clock, rfc3339
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
@@ -23,13 +24,18 @@ from keelway.contract.names import check_alias, check_name, fold
 from keelway.contract.semver import Version
 from keelway.errors import AlreadyExists, FailedPrecondition, InvalidInput
 from keelway.registry import lookup
+from keelway.registry.anchors import Anchor, Head, compare
+from keelway.registry.audit import last, walk
+from keelway.registry.chain import GENESIS, Finding
+from keelway.registry.collection import Collection
 from keelway.registry.database import connect, reading, writing
-from keelway.registry.history import Change, check_text, lock, newest, to_microseconds, to_seconds, token
+from keelway.registry.history import Change, before, check_text, lock, newest, to_microseconds, to_seconds, token
 from keelway.registry.keys import ApiKeys
 from keelway.registry.migration import bring_to_head
 from keelway.registry.models import (
     CHAMPION,
     Alias,
+    Audit,
     HistoryEntry,
     ModelVersion,
     RegisteredModel,
@@ -55,6 +61,7 @@ class Registry:
         self._engine = engine
         self._clock = clock
         self.keys = ApiKeys(engine, clock)
+        self.collection = Collection(engine, clock)
 
     @classmethod
     def open(cls, url: str, *, clock: Clock) -> Registry:
@@ -127,6 +134,22 @@ class Registry:
         with reading(self._engine) as connection:
             return token(connection)
 
+    def head(self) -> Head:
+        """The end of the history, to be signed and kept elsewhere."""
+        with reading(self._engine) as connection:
+            entries, link = last(connection)
+        return Head(entries, link.id, link.hash, rfc3339(self._clock.now()))
+
+    def audit(self, anchors: Sequence[Anchor] = (), trusted: TrustedKeys | None = None) -> Audit:
+        """Look at the whole history, of all models: its chain, whether it tells of what is there, and whether it is
+        the one of ``anchors``, whose signatures are those of ``trusted`` keys."""
+        findings: list[Finding] = []
+        with reading(self._engine) as connection:
+            links = walk(connection, findings)
+        if anchors:
+            compare(anchors, links, trusted or TrustedKeys({}), findings)
+        return Audit(len(links), links[-1].hash if links else GENESIS, tuple(findings))
+
     # Changing
 
     def push(
@@ -140,10 +163,12 @@ class Registry:
         detector: Detector | None = None,
         policy: Policy | None = None,
         metadata: Mapping[str, Any] | None = None,
+        stored: Callable[[], None] = lambda: None,
         who: str,
         why: str,
     ) -> ModelVersion:
-        """Enter a version whose manifest and files are stored already; the model too, if it is new.
+        """Enter a version whose manifest and files are stored already; the model too, if it is new. ``stored`` raises
+        if they are not there any more; nobody removes files while it looks.
 
         ``version`` ``None`` is 1.0.0 for the first and otherwise the next minor after the highest. The same version
         with the same digest again changes nothing and answers what is there; with another digest it is
@@ -156,6 +181,7 @@ class Registry:
                 "the manifest digest is not one", field="manifest_digest", hint="sha256: and 64 hex digits"
             )
         with self._change(check_name(name), who, why) as (connection, change):
+            stored()
             _enter_model(connection, change)
             known = {Version.parse(row.version): row for row in lookup.summaries(connection, name)}
             chosen = wanted or _next(known)
@@ -198,6 +224,35 @@ class Registry:
             if current != target.version:
                 _point(connection, change, alias, current, target.version, evidence)
         return Alias(name, alias, target.version)
+
+    def rollback(
+        self,
+        name: str,
+        alias: str = CHAMPION,
+        *,
+        who: str,
+        why: str,
+        expected_from: str | msgspec.UnsetType = msgspec.UNSET,
+    ) -> Alias:
+        """Move ``alias`` back to where it was before its last move; twice, and it is where it was two moves ago.
+
+        ``FailedPrecondition`` if it was nowhere before, or that version is archived. ``expected_from`` is as in
+        ``set_alias``.
+        """
+        check_alias(alias)
+        with self._change(check_name(name), who, why) as (connection, change):
+            current = _expect(connection, name, alias, expected_from)
+            if current is None:
+                raise lookup.no_alias(connection, name, alias)
+            earlier = before(connection, name, alias)
+            if earlier is None:
+                raise FailedPrecondition("the alias was nowhere before", field="alias", hint="name a version: promote")
+            target = lookup.get_version(connection, name, earlier)
+            if target.state == "archived":
+                hint = f"keelway restore {name}@{earlier}, or promote another"
+                raise FailedPrecondition("the version before is archived", field="alias", hint=hint)
+            _point(connection, change, alias, current, earlier, {"rollback": True})
+        return Alias(name, alias, earlier)
 
     def remove_alias(
         self,
@@ -253,9 +308,16 @@ class Registry:
             return _set_state(connection, change, target, "archived")
 
     def restore(self, name: str, version: str, *, who: str, why: str) -> ModelVersion:
-        """Make an archived version available again."""
+        """Make an archived version available again. ``FailedPrecondition`` once its files have been removed."""
         with self._change(check_name(name), who, why) as (connection, change):
-            return _set_state(connection, change, lookup.get_version(connection, name, version), "available")
+            target = lookup.get_version(connection, name, version)
+            if lookup.is_collected(connection, target):
+                raise FailedPrecondition(
+                    "the files of the version were removed",
+                    field="version",
+                    hint="push it again with the same content and version, then restore it",
+                )
+            return _set_state(connection, change, target, "available")
 
     @contextmanager
     def _change(self, name: str, who: str, why: str) -> Iterator[tuple[sa.Connection, Change]]:
@@ -297,6 +359,8 @@ def _same(
             field="version",
             hint=f"push it as {following}, say, or as no version",
         )
+    row = (versions.c.model == there.model) & (versions.c.version == there.version)
+    connection.execute(versions.update().where(row, versions.c.collected_at.is_not(None)).values(collected_at=None))
     return lookup.get_version(connection, there.model, there.version)
 
 

@@ -35,7 +35,8 @@ class Agreement:
         self._clock = clock
         self._token: object = None
         self._retry_at: float | None = None
-        self._down = False
+        #: Whether the last look at what is wanted has failed.
+        self.stale = False
         self._swapping = asyncio.Lock()
         #: What every worker serves, and what waits because one of them cannot. ``turn`` grows with each change.
         self.wanted: tuple[Wanted, ...] = ()
@@ -66,16 +67,18 @@ class Agreement:
                 if token != self._token or self._retry_is_due():
                     await self._agree(await asyncio.to_thread(self._source.wanted))
                     self._token = token
-                self._down = False
+                if self.stale:
+                    log.info("the registry can be read again")
+                self.stale = False
             except KeelwayError as error:
-                if not self._down:
+                if not self.stale:
                     log.warning("the registry cannot be read; serving what is loaded: %s", error.message)
-                self._down = True
+                self.stale = True
             except Exception as error:
                 # Whatever a source raises, the next look at it may succeed.
-                if not self._down:
+                if not self.stale:
                     log.error("the source of models failed; serving what is loaded", exc_info=error)
-                self._down = True
+                self.stale = True
 
     def _retry_is_due(self) -> bool:
         return self._retry_at is not None and self._clock.monotonic() >= self._retry_at

@@ -275,6 +275,9 @@ class Supervisor:
             metric = next(metric for metric in METRICS if metric.name == name)
             series = tuple(Series(name, ((label, value),), float(count)) for value, count in values.items())
             yield Table(name.removesuffix("_total"), metric.kind, metric.help, series)
+        source = next(metric for metric in METRICS if metric.name == "ml_source_up")
+        up = Series(source.name, (), float(not self._agreement.stale))
+        yield Table(source.name, source.kind, source.help, (up,))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

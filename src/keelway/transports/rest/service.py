@@ -103,7 +103,8 @@ class Service:
     async def ready(self, request: Request) -> Response:
         ready = self._ready()
         self._was_ready = self._was_ready or ready
-        return json_response({"ready": ready}, 200 if ready else 503)
+        # A registry that is away is no reason to answer nobody: it is said, and what is loaded is served.
+        return json_response({"ready": ready, "stale": self._fleet.stale}, 200 if ready else 503)
 
     async def startup(self, request: Request) -> Response:
         """Whether the server has ever been ready: a drain does not undo a start."""

@@ -1,0 +1,59 @@
+"""Everything in the artifact store that a version refers to: what has to be there for it, and must not be removed.
+
+A blob beyond the files of a manifest (a golden sample, say) is known by its digest, ``sha256:`` and 64 hex digits,
+anywhere in the version's metadata or detector.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from keelway.artifacts.blobs import BlobStore
+from keelway.artifacts.materialise import read_manifest
+from keelway.errors import CorruptArtifact, FailedPrecondition, NotFound
+
+_MAX_DEPTH: Final = 8
+_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
+
+
+def references(blobs: BlobStore, model_digest: str, *documents: Any, depth: int = 0) -> frozenset[str]:
+    """The digests, 64 hex digits, of the manifest, of its files, of the manifests and files of a pipeline's members
+    and theirs, and of whatever ``documents`` (metadata, a detector: JSON values) mention.
+
+    Raises ``NotFound`` or ``CorruptArtifact`` if a manifest among them cannot be read.
+    """
+    if depth > _MAX_DEPTH:
+        raise CorruptArtifact(f"pipelines nest deeper than {_MAX_DEPTH} levels")
+    manifest = read_manifest(blobs, model_digest)
+    found = {model_digest.removeprefix("sha256:"), *(entry.sha256 for entry in manifest.files)}
+    if manifest.runtime == "pipeline":
+        for step in manifest.options["steps"]:
+            found |= references(blobs, step["model_digest"], depth=depth + 1)
+    return frozenset(found.union(_mentioned([manifest.options, *documents])))
+
+
+def require_stored(blobs: BlobStore, model_digest: str, *further: str) -> None:
+    """Raise ``FailedPrecondition`` unless all that the model refers to is in the store, and the blobs ``further``."""
+    try:
+        missing = not all(map(blobs.exists, (*references(blobs, model_digest), *further)))
+    except NotFound:
+        missing = True
+    if missing:
+        raise FailedPrecondition(
+            "files of the version were removed from the artifact store while it was pushed", hint="push it again"
+        )
+
+
+def _mentioned(value: Any) -> Iterator[str]:
+    """The digests anywhere in a JSON value, as they stand there."""
+    if isinstance(value, str):
+        if match := _DIGEST.fullmatch(value):
+            yield match[1]
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _mentioned(item)
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _mentioned(item)
