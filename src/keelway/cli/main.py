@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from keelway import __version__
-from keelway.cli import constraints, health, keys, models, predict, push, serve
+from keelway.cli import constraints, health, keys, models, predict, push, serve, sign
 from keelway.cli.output import print_error
 from keelway.errors import KeelwayError
 
@@ -30,6 +30,8 @@ app.command("predict", short_help="Predict rows from a file.", help=predict.HELP
 app.command("models", short_help="List the registered models.", help=models.MODELS_HELP)(models.models)
 app.command("show", short_help="Show one version and its proof.", help=models.SHOW_HELP)(models.show)
 app.command("promote", short_help="Point an alias to a version.", help=models.PROMOTE_HELP)(models.promote)
+app.command("sign", short_help="Sign a version.", help=sign.SIGN_HELP)(sign.sign)
+app.command("verify", short_help="Verify a version's signature and files.", help=sign.VERIFY_HELP)(sign.verify)
 app.add_typer(constraints.group, name="constraints", short_help="Declare what values may be.")
 app.add_typer(keys.app, name="keys", short_help=keys.HELP)
 app.command("health", short_help="Ask a server whether it is ready.", help=health.HELP)(health.health)

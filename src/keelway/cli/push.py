@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from keelway.cli.options import (
     open_blobs,
     open_registry,
     registry_settings,
+    signing_key,
     whoami,
 )
 from keelway.cli.output import print_json, progress
@@ -35,6 +37,7 @@ Examples:
   keelway push churn model.skops --sample churn.csv --target left --version 2.0.0
   keelway push price model.ubj --sample houses.parquet --target price
   keelway push flowers flowers.keras --sample flowers.npz --python keras-env/bin/python
+  keelway push churn churn.skops --sample churn.csv --target left --sign signing-key.pem
   keelway push digits --from-python digits.train:make --sample digits.npz
 """
 
@@ -78,16 +81,24 @@ def push(
         Path | None,
         typer.Option("--python", metavar="FILE", help="Python of an environment with TensorFlow, for Keras models."),
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign", metavar="KEYFILE", help="Sign the version with this private key (PEM). Default: signing.key_file."
+        ),
+    ] = None,
     why: WhyOption = "pushed from the command line",
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
+    from keelway.artifacts.statement import SignaturePolicy, sign_version
     from keelway.publish.release import Source, release
     from keelway.publish.report import report_lines
 
     settings = registry_settings(config, store, artifacts)
+    key = signing_key(settings, sign, "--sign")
     pushed = release(
         open_registry(settings),
         open_blobs(settings),
@@ -103,6 +114,8 @@ def push(
             frozenset(trust_type or ()),
             python or (Path(named) if (named := settings.publish.keras_python) else None),
         ),
+        sign=partial(sign_version, key) if key else None,
+        signed=SignaturePolicy.of(settings.signing),
         who=whoami(),
         why=why,
         progress=progress,
@@ -114,11 +127,14 @@ def push(
                 "model": pushed.model,
                 "version": pushed.version,
                 "model_digest": pushed.model_digest,
+                "key_id": key.key_id if key else None,
                 "report": report,
             }
         )
         return
     typer.echo(f"{pushed.model} {pushed.version}  {pushed.model_digest}")
+    if key:
+        typer.echo(f"  signed with the key {key.key_id}")
     for line in report_lines(report):
         typer.echo(f"  {line}")
     consent = f" --allow-python {pushed.model_digest}" if report.get("format") in ("python", "torch") else ""

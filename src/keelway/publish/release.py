@@ -20,6 +20,7 @@ from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.formats import Format, detect
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import put_manifest, store_folder
+from keelway.artifacts.statement import SignaturePolicy
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.names import check_name
@@ -30,7 +31,7 @@ from keelway.publish.anomalies import described, learn
 from keelway.publish.compose import compose, text_pipeline
 from keelway.publish.report import Prepared
 from keelway.registry.models import ModelVersion
-from keelway.registry.store import Registry
+from keelway.registry.store import Registry, Signing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,11 +82,15 @@ def release(
     version: str | None,
     source: Source,
     *,
+    sign: Signing | None = None,
+    signed: SignaturePolicy | None = None,
     who: str,
     why: str,
     progress: Progress = lambda message: None,
 ) -> ModelVersion:
     """Prove, store and register. Files are stored before the registry names them, so an interrupted push is invisible.
+    ``sign`` signs the version; ``signed`` is what is demanded of the members of a pipeline, which its signature will
+    vouch for.
 
     Raises ``KeelwayError``: the file is no model, may not be opened, cannot be proved or kept, or the version is taken.
     """
@@ -98,7 +103,7 @@ def release(
         raise NotFound(f"there is no file {source.file.name}", hint="give the path of the trained model")
     if source.file is not None and source.file.suffix == ".toml":
         progress(f"wiring the pipeline {source.file.name}")
-        manifest = compose(source.file, registry, blobs)
+        manifest = compose(source.file, registry, blobs, signed)
         report: dict[str, Any] = {"format": "pipeline"}
         baseline: Baseline | None = None
         detector: Detector | None = None
@@ -107,7 +112,9 @@ def release(
     validate_signature(manifest.signature)
     progress("registering")
     digest = put_manifest(blobs, manifest)
-    return registry.push(name, version, digest, report=report, baseline=baseline, detector=detector, who=who, why=why)
+    return registry.push(
+        name, version, digest, report=report, baseline=baseline, detector=detector, sign=sign, who=who, why=why
+    )
 
 
 def _convert(

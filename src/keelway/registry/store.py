@@ -8,13 +8,14 @@ and rollouts call it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
+from keelway.artifacts.signing import Signature
 from keelway.clock import Clock
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
@@ -34,11 +35,16 @@ from keelway.registry.models import (
     ModelVersion,
     RegisteredModel,
     State,
+    VersionSignature,
     VersionSummary,
 )
 from keelway.registry.schema import aliases, models, policies, versions
+from keelway.registry.signatures import enter_signature, signatures_of
 
 FIRST_VERSION: Final = Version(1, 0, 0)
+
+#: Signs a version: its name, its number and its digest.
+Signing = Callable[[str, str, str], Signature]
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
@@ -115,6 +121,11 @@ class Registry:
         with reading(self._engine) as connection:
             return lookup.get_policy(connection, lookup.get_version(connection, name, version))
 
+    def signatures(self, name: str, version: str) -> tuple[VersionSignature, ...]:
+        """The signatures of a version, unverified, the oldest first."""
+        with reading(self._engine) as connection:
+            return signatures_of(connection, name, lookup.get_version(connection, name, version).version)
+
     def history(self, name: str | None = None, limit: int = 100) -> tuple[HistoryEntry, ...]:
         """The newest ``limit`` changes of a model, or of all models, newest first."""
         with reading(self._engine) as connection:
@@ -140,6 +151,7 @@ class Registry:
         detector: Detector | None = None,
         policy: Policy | None = None,
         metadata: Mapping[str, Any] | None = None,
+        sign: Signing | None = None,
         who: str,
         why: str,
     ) -> ModelVersion:
@@ -148,7 +160,8 @@ class Registry:
         ``version`` ``None`` is 1.0.0 for the first and otherwise the next minor after the highest. The same version
         with the same digest again changes nothing and answers what is there; with another digest it is
         ``AlreadyExists``, as is a name that differs from a known one in ``_`` and ``-`` only. The first version of a
-        model becomes its champion. ``report`` and ``metadata`` are JSON objects.
+        model becomes its champion. ``report`` and ``metadata`` are JSON objects. What ``sign`` makes of the name, the
+        version and the digest is entered with the version, so that nobody ever sees it without.
         """
         wanted = None if version is None else Version.parse(version)
         if not _DIGEST.fullmatch(manifest_digest):
@@ -160,7 +173,9 @@ class Registry:
             known = {Version.parse(row.version): row for row in lookup.summaries(connection, name)}
             chosen = wanted or _next(known)
             if chosen in known:
-                return _same(connection, known[chosen], chosen, manifest_digest, _next(known))
+                there = _same(connection, known[chosen], chosen, manifest_digest, _next(known))
+                _sign(connection, change, there.version, manifest_digest, sign)
+                return there
             details = {
                 "report": dict(report or {}),
                 "baseline": baseline,
@@ -168,9 +183,18 @@ class Registry:
                 "metadata": dict(metadata or {}),
             }
             _enter_version(connection, change, str(chosen), manifest_digest, details, policy or Policy())
+            _sign(connection, change, str(chosen), manifest_digest, sign)
             if not known:
                 _point(connection, change, CHAMPION, None, str(chosen), None)
             return lookup.get_version(connection, name, str(chosen))
+
+    def sign(self, name: str, version: str, sign: Signing, *, who: str, why: str) -> ModelVersion:
+        """Enter what ``sign`` makes of the name, the version and the digest that is registered for it, in the place of
+        the signature that the same key has made before."""
+        with self._change(check_name(name), who, why) as (connection, change):
+            target = lookup.get_version(connection, name, version)
+            _sign(connection, change, target.version, target.model_digest, sign)
+            return target
 
     def set_alias(
         self,
@@ -321,6 +345,11 @@ def _enter_version(
     )
     _enter_policy(connection, change, version, msgspec.structs.replace(policy, revision=1))
     change.record(connection, "push", version=version, evidence={"model_digest": manifest_digest})
+
+
+def _sign(connection: sa.Connection, change: Change, version: str, digest: str, sign: Signing | None) -> None:
+    if sign is not None:
+        enter_signature(connection, change, version, sign(change.model, version, digest))
 
 
 def _enter_policy(connection: sa.Connection, change: Change, version: str, policy: Policy) -> None:
