@@ -45,6 +45,7 @@ LAZY = frozenset(
         "torch",
         "transformers",
         "xgboost",
+        "yaml",
     }
 )
 

@@ -258,6 +258,7 @@ def _steps(registry: Registry, blobs: BlobStore, pipeline: Manifest) -> list[dic
 
 
 def _print_version(document: dict[str, Any]) -> None:
+    from keelway.publish.lineage import lineage_lines
     from keelway.publish.report import report_lines
 
     aliases = f"  ({', '.join(document['aliases'])})" if document["aliases"] else ""
@@ -266,7 +267,7 @@ def _print_version(document: dict[str, Any]) -> None:
     typer.echo(f"  pushed {document['created_at']} by {document['created_by']}; runs as {document['runtime']}")
     for signature in document["signatures"]:
         typer.echo(f"  signed by the key {signature['key_id']} at {signature['created_at']} (keelway verify says more)")
-    for line in report_lines(document["report"]):
+    for line in (*report_lines(document["report"]), *lineage_lines(document["metadata"].get("lineage", {}))):
         typer.echo(f"  {line}")
     if "batching" in document:
         _print_batching(document["batching"])

@@ -37,6 +37,7 @@ Examples:
   keelway push churn model.skops --sample churn.csv --target left --version 2.0.0
   keelway push price model.ubj --sample houses.parquet --target price
   keelway push flowers flowers.keras --sample flowers.npz --python keras-env/bin/python
+  keelway push churn churn.skops --sample churn.csv --lineage seed=42 --lineage metric.auc=0.91
   keelway push churn churn.skops --sample churn.csv --target left --sign signing-key.pem
   keelway push digits --from-python digits.train:make --sample digits.npz
 """
@@ -81,6 +82,14 @@ def push(
         Path | None,
         typer.Option("--python", metavar="FILE", help="Python of an environment with TensorFlow, for Keras models."),
     ] = None,
+    lineage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lineage",
+            metavar="KEY=VALUE",
+            help="What made it: seed=42, parameter.depth=6, metric.auc=0.91; may be repeated.",
+        ),
+    ] = None,
     sign: Annotated[
         Path | None,
         typer.Option(
@@ -94,10 +103,12 @@ def push(
     json: JsonOption = False,
 ) -> None:
     from keelway.artifacts.statement import SignaturePolicy, sign_version
+    from keelway.publish.lineage import parse_given
     from keelway.publish.release import Source, release
     from keelway.publish.report import report_lines
 
     settings = registry_settings(config, store, artifacts)
+    given = parse_given(lineage or ())
     key = signing_key(settings, sign, "--sign")
     pushed = release(
         open_registry(settings),
@@ -113,6 +124,7 @@ def push(
             from_python or "",
             frozenset(trust_type or ()),
             python or (Path(named) if (named := settings.publish.keras_python) else None),
+            given,
         ),
         sign=partial(sign_version, key) if key else None,
         signed=SignaturePolicy.of(settings.signing),

@@ -6,8 +6,8 @@ so may a training script.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ from keelway.contract.signature import validate_signature
 from keelway.errors import InvalidInput, NotFound
 from keelway.publish.anomalies import described, learn
 from keelway.publish.compose import compose, text_pipeline
+from keelway.publish.lineage import collect
 from keelway.publish.report import Prepared
 from keelway.registry.models import ModelVersion
 from keelway.registry.store import Registry, Signing
@@ -63,7 +64,8 @@ class Source:
     ``trust_pickle`` is the caller's consent to running the code inside ``file``; ``trusted_types`` are type names a
     skops file may contain. ``tolerance`` is the largest accepted difference of a probability, or of a value relative to
     the scale of what is predicted; None is the default for the kind of model. ``python`` is the interpreter of an
-    environment with TensorFlow, for Keras models; None is this one."""
+    environment with TensorFlow, for Keras models; None is this one. ``lineage`` is what the author says of it
+    (``lineage.parse_given``), beside what is found out."""
 
     file: Path | None = None
     sample: Path | None = None
@@ -73,6 +75,7 @@ class Source:
     factory: str = ""
     trusted_types: frozenset[str] = frozenset()
     python: Path | None = None
+    lineage: Mapping[str, Any] = field(default_factory=dict)
 
 
 def release(
@@ -113,7 +116,16 @@ def release(
     progress("registering")
     digest = put_manifest(blobs, manifest)
     return registry.push(
-        name, version, digest, report=report, baseline=baseline, detector=detector, sign=sign, who=who, why=why
+        name,
+        version,
+        digest,
+        report=report,
+        baseline=baseline,
+        detector=detector,
+        metadata={"lineage": collect(source.file, source.sample, source.lineage)},
+        sign=sign,
+        who=who,
+        why=why,
     )
 
 
