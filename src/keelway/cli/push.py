@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,11 @@ from keelway.cli.options import (
     whoami,
 )
 from keelway.cli.output import print_json, progress
+
+if TYPE_CHECKING:
+    from keelway.artifacts.signing import SigningKey
+    from keelway.config import Settings
+    from keelway.publish.release import Source
 
 HELP = """Convert a trained model, prove the conversion, and register it as a version.
 
@@ -102,30 +107,40 @@ def push(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    from keelway.artifacts.statement import SignaturePolicy, sign_version
     from keelway.publish.lineage import parse_given
-    from keelway.publish.release import Source, release
-    from keelway.publish.report import report_lines
+    from keelway.publish.release import Source
 
     settings = registry_settings(config, store, artifacts)
     given = parse_given(lineage or ())
     key = signing_key(settings, sign, "--sign")
+    source = Source(
+        file,
+        sample,
+        target,
+        trust_pickle,
+        tolerance,
+        from_python or "",
+        frozenset(trust_type or ()),
+        python or (Path(named) if (named := settings.publish.keras_python) else None),
+        given,
+    )
+    release_and_print(settings, name, version, source, key, why, json=json)
+
+
+def release_and_print(
+    settings: Settings, name: str, version: str | None, source: Source, key: SigningKey | None, why: str, *, json: bool
+) -> None:
+    """Push ``source``, signed if there is a ``key``, and print what became of it."""
+    from keelway.artifacts.statement import SignaturePolicy, sign_version
+    from keelway.publish.release import release
+    from keelway.publish.report import report_lines
+
     pushed = release(
         open_registry(settings),
         open_blobs(settings),
         name,
         version,
-        Source(
-            file,
-            sample,
-            target,
-            trust_pickle,
-            tolerance,
-            from_python or "",
-            frozenset(trust_type or ()),
-            python or (Path(named) if (named := settings.publish.keras_python) else None),
-            given,
-        ),
+        source,
         sign=partial(sign_version, key) if key else None,
         signed=SignaturePolicy.of(settings.signing),
         who=whoami(),
