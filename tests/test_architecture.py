@@ -47,6 +47,7 @@ LAZY = frozenset(
         "torch",
         "transformers",
         "xgboost",
+        "yaml",
     }
 )
 

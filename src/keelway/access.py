@@ -1,4 +1,5 @@
-"""The settings of who may come in, and how often, and of TLS: sections of ``keelway.config``, which reads them."""
+"""The settings of who may come in, and how often, of TLS, and of whose models are trusted: sections of
+``keelway.config``, which reads them."""
 
 from __future__ import annotations
 
@@ -63,6 +64,31 @@ class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         PositiveSeconds,
         Meta(description="Seconds between two looks at the files. New connections get what has changed."),
     ] = 5.0
+
+
+class SigningSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    require_signature: Annotated[
+        bool,
+        Meta(
+            description="Load only versions with a signature of one of `trusted_keys`: when a server starts and later, "
+            "when `predict` loads a model, and when one becomes a member of a pipeline."
+        ),
+    ] = False
+    trusted_keys: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Public keys (Ed25519) whose signatures count: PEM files, PEM text, or the line between the "
+            "first and the last of it."
+        ),
+    ] = ()
+    key: Annotated[
+        str,
+        Meta(
+            description="Private key (Ed25519, PEM) that `push` and `sign` sign with. Never for servers.", extra=SECRET
+        ),
+    ] = ""
+    key_file: Annotated[str, Meta(description="PEM file with that key, instead of the key itself.")] = ""
+    passphrase: Annotated[str, Meta(description="Passphrase of that key, where it has one.", extra=SECRET)] = ""
 
 
 class AuthSettings(Discreet, frozen=True, forbid_unknown_fields=True, kw_only=True):

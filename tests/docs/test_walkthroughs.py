@@ -22,8 +22,11 @@ AFTER_THE_TUTORIAL = {
     "configure-the-server.md",
     "limit-callers.md",
     "declare-constraints.md",
+    "move-from-mlflow.md",
     "roll-a-new-version.md",
     "run-in-production.md",
+    "sign-models.md",
+    "trace-a-version.md",
     "use-tls.md",
 }
 

@@ -25,6 +25,10 @@ class FileEntry(msgspec.Struct, frozen=True):
     size: int
 
 
+class _Step(msgspec.Struct, frozen=True):
+    model_digest: str
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """``runtime`` names an entry point of ``keelway.runtimes``; ``options`` are its model-side options, JSON values."""
 
@@ -37,6 +41,16 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces. Equal manifests give equal bytes."""
         return msgspec.json.encode(self, order="sorted")
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The model digests of a pipeline's steps; none of anything else. ``CorruptArtifact`` if they are none."""
+        if self.runtime != "pipeline":
+            return ()
+        try:
+            return tuple(step.model_digest for step in msgspec.convert(self.options.get("steps"), tuple[_Step, ...]))
+        except msgspec.ValidationError as error:
+            raise CorruptArtifact("the steps of a pipeline's manifest cannot be read") from error
 
     @property
     def digest(self) -> str:

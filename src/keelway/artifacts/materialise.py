@@ -61,6 +61,22 @@ def materialise(store: BlobStore, manifest: Manifest, folder: Path) -> None:
             store.fetch(entry.sha256, make_parents(filling, entry.path), entry.size)
 
 
+def check_stored(store: BlobStore, digest: str) -> Iterator[FileEntry]:
+    """Read the manifest with that digest and every file of it to the end, those of a pipeline's members too; answers
+    the files as they are verified. Raises as ``read_manifest`` and ``materialise`` do."""
+    seen, waiting = set[str](), [digest]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        manifest = read_manifest(store, current)
+        for entry in manifest.files:
+            store.check(entry.sha256, entry.size)
+            yield entry
+        waiting += manifest.members
+
+
 def store_folder(store: BlobStore, folder: Path) -> tuple[FileEntry, ...]:
     """Store every file below ``folder``; answers their entries, sorted by path. Empty folders are not kept.
 

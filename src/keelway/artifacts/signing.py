@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from keelway.access import SigningSettings
 from keelway.errors import FailedPrecondition, InvalidInput, UntrustedArtifact
 
 if TYPE_CHECKING:
@@ -88,6 +89,21 @@ class SigningKey:
     def from_file(cls, path: Path, source: str, *, passphrase: bytes | None = None) -> SigningKey:
         """The key in the PEM file ``path``, as ``from_pem``, and ``FailedPrecondition`` if it cannot be read."""
         return cls.from_pem(_read(path, source), source, passphrase=passphrase)
+
+    @classmethod
+    def of(cls, settings: SigningSettings) -> SigningKey | None:
+        """The key that ``settings`` name, ``None`` if they name none. ``FailedPrecondition`` if it is none, or there
+        are two."""
+        if settings.key and settings.key_file:
+            raise FailedPrecondition(
+                "signing.key and signing.key_file are both set", field="signing.key", hint="set one of them"
+            )
+        passphrase = settings.passphrase.encode() or None
+        if settings.key:
+            return cls.from_pem(settings.key.encode(), "signing.key", passphrase=passphrase)
+        if settings.key_file:
+            return cls.from_file(Path(settings.key_file), "signing.key_file", passphrase=passphrase)
+        return None
 
     def sign(self, payload_type: str, payload: bytes) -> Signature:
         """The signature over ``payload`` as a statement of the kind ``payload_type``, a media type. Equal statements

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from keelway import __version__
-from keelway.cli import aliases, archive, constraints, gc, health, history, keys, models, predict, push, serve
+from keelway.cli import (
+    aliases,
+    archive,
+    constraints,
+    documents,
+    gc,
+    health,
+    history,
+    keys,
+    mlflow,
+    models,
+    predict,
+    push,
+    serve,
+    sign,
+)
 from keelway.cli.output import print_error
 from keelway.errors import KeelwayError
 
@@ -36,6 +51,12 @@ app.command("archive", short_help="Take a version out of use.", help=archive.ARC
 app.command("restore", short_help="Bring an archived version back.", help=archive.RESTORE_HELP)(archive.restore)
 app.command("gc", short_help="Remove files that nothing refers to.", help=gc.HELP)(gc.gc)
 app.command("history", short_help="Who changed what, and whether it is so.", help=history.HELP)(history.history)
+app.command("sign", short_help="Sign a version.", help=sign.SIGN_HELP)(sign.sign)
+app.command("verify", short_help="Verify a version's signature and files.", help=sign.VERIFY_HELP)(sign.verify)
+app.command("bom", short_help="Print the bill of materials of a version.", help=documents.BOM_HELP)(documents.bom)
+app.command("lineage", short_help="Print where a version comes from.", help=documents.LINEAGE_HELP)(documents.lineage)
+app.add_typer(mlflow.taking, name="import", short_help=mlflow.IMPORT_HELP)
+app.add_typer(mlflow.giving, name="export", short_help=mlflow.EXPORT_HELP)
 app.add_typer(constraints.group, name="constraints", short_help="Declare what values may be.")
 app.add_typer(keys.app, name="keys", short_help=keys.HELP)
 app.command("health", short_help="Ask a server whether it is ready.", help=health.HELP)(health.health)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from keelway.artifacts.manifest import Manifest
     from keelway.cli.remote import Tls
     from keelway.config import Settings
-    from keelway.registry.models import HistoryEntry, ModelVersion
+    from keelway.registry.models import HistoryEntry, ModelVersion, VersionSignature
     from keelway.registry.store import Registry
 
 MODELS_HELP = """List the registered models with their champions and numbers of versions.
@@ -103,6 +104,7 @@ def show(
     history = registry.history(version.model, limit=10)
     aliases = [alias.alias for alias in registry.aliases(version.model) if alias.version == version.version]
     document = show_document(version, manifest, aliases, history)
+    document["signatures"] = signature_documents(registry.signatures(version.model, version.version))
     if server:
         document["batching"] = _served_by(server, Tls(ca_certificate, certificate, private_key), version)
     elif measure:
@@ -175,14 +177,34 @@ def show_document(
     }
 
 
+def signature_documents(signatures: Sequence[VersionSignature]) -> list[dict[str, str]]:
+    """Signatures as JSON values; what is signed is written in docs/how-to/sign-models.md."""
+    from keelway.artifacts.signing import to_text
+    from keelway.clock import rfc3339
+
+    return [
+        {
+            "key_id": known.key_id,
+            "signature": to_text(known.signature),
+            "created_at": rfc3339(known.created_at),
+            "created_by": known.created_by,
+        }
+        for known in signatures
+    ]
+
+
 def _measured(settings: Settings, version: ModelVersion) -> dict[str, Any]:
     """What the warm-up of a server would choose on this machine, now."""
     from keelway.app import offline
+    from keelway.artifacts.statement import SignaturePolicy
     from keelway.contract.names import Reference
     from keelway.hosting.registered import RegistrySource
 
     source = RegistrySource(
-        open_registry(settings), open_blobs(settings), [Reference(version.model, version.version, None)]
+        open_registry(settings),
+        open_blobs(settings),
+        [Reference(version.model, version.version, None)],
+        SignaturePolicy.of(settings.signing),
     )
     with offline(settings, source, measured=True) as (served, _):
         return dict(served.metadata["batching"])
@@ -237,13 +259,16 @@ def _steps(registry: Registry, blobs: BlobStore, pipeline: Manifest) -> list[dic
 
 
 def _print_version(document: dict[str, Any]) -> None:
+    from keelway.publish.lineage import lineage_lines
     from keelway.publish.report import report_lines
 
     aliases = f"  ({', '.join(document['aliases'])})" if document["aliases"] else ""
     typer.echo(f"{document['model']} {document['version']}{aliases}")
     typer.echo(f"  {document['model_digest']}")
     typer.echo(f"  pushed {document['created_at']} by {document['created_by']}; runs as {document['runtime']}")
-    for line in report_lines(document["report"]):
+    for signature in document["signatures"]:
+        typer.echo(f"  signed by the key {signature['key_id']} at {signature['created_at']} (keelway verify says more)")
+    for line in (*report_lines(document["report"]), *lineage_lines(document["metadata"].get("lineage", {}))):
         typer.echo(f"  {line}")
     if "batching" in document:
         _print_batching(document["batching"])

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from keelway.artifacts.blobs import BlobStore
+    from keelway.artifacts.signing import SigningKey
     from keelway.config import Settings
     from keelway.registry.store import Registry
 
@@ -65,6 +66,15 @@ def open_blobs(settings: Settings) -> BlobStore:
     from keelway.artifacts.blobs import BlobStore
 
     return BlobStore.open(settings.registry.artifacts_url)
+
+
+def signing_key(settings: Settings, file: Path | None, option: str) -> SigningKey | None:
+    """The key to sign with: of ``file``, which ``option`` names, else of the settings, ``None`` without any."""
+    from keelway.artifacts.signing import SigningKey
+
+    if file is None:
+        return SigningKey.of(settings.signing)
+    return SigningKey.from_file(file, option, passphrase=settings.signing.passphrase.encode() or None)
 
 
 def api_key(file: Path | None) -> str:

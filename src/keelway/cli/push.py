@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +17,15 @@ from keelway.cli.options import (
     open_blobs,
     open_registry,
     registry_settings,
+    signing_key,
     whoami,
 )
 from keelway.cli.output import print_json, progress
+
+if TYPE_CHECKING:
+    from keelway.artifacts.signing import SigningKey
+    from keelway.config import Settings
+    from keelway.publish.release import Source
 
 HELP = """Convert a trained model, prove the conversion, and register it as a version.
 
@@ -35,6 +42,8 @@ Examples:
   keelway push churn model.skops --sample churn.csv --target left --version 2.0.0
   keelway push price model.ubj --sample houses.parquet --target price
   keelway push flowers flowers.keras --sample flowers.npz --python keras-env/bin/python
+  keelway push churn churn.skops --sample churn.csv --lineage seed=42 --lineage metric.auc=0.91
+  keelway push churn churn.skops --sample churn.csv --target left --sign signing-key.pem
   keelway push digits --from-python digits.train:make --sample digits.npz
 """
 
@@ -78,31 +87,62 @@ def push(
         Path | None,
         typer.Option("--python", metavar="FILE", help="Python of an environment with TensorFlow, for Keras models."),
     ] = None,
+    lineage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lineage",
+            metavar="KEY=VALUE",
+            help="What made it: seed=42, parameter.depth=6, metric.auc=0.91; may be repeated.",
+        ),
+    ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign", metavar="KEYFILE", help="Sign the version with this private key (PEM). Default: signing.key_file."
+        ),
+    ] = None,
     why: WhyOption = "pushed from the command line",
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    from keelway.publish.release import Source, release
-    from keelway.publish.report import report_lines
+    from keelway.publish.lineage import parse_given
+    from keelway.publish.release import Source
 
     settings = registry_settings(config, store, artifacts)
+    given = parse_given(lineage or ())
+    key = signing_key(settings, sign, "--sign")
+    source = Source(
+        file,
+        sample,
+        target,
+        trust_pickle,
+        tolerance,
+        from_python or "",
+        frozenset(trust_type or ()),
+        python or (Path(named) if (named := settings.publish.keras_python) else None),
+        given,
+    )
+    release_and_print(settings, name, version, source, key, why, json=json)
+
+
+def release_and_print(
+    settings: Settings, name: str, version: str | None, source: Source, key: SigningKey | None, why: str, *, json: bool
+) -> None:
+    """Push ``source``, signed if there is a ``key``, and print what became of it."""
+    from keelway.artifacts.statement import SignaturePolicy, sign_version
+    from keelway.publish.release import release
+    from keelway.publish.report import report_lines
+
     pushed = release(
         open_registry(settings),
         open_blobs(settings),
         name,
         version,
-        Source(
-            file,
-            sample,
-            target,
-            trust_pickle,
-            tolerance,
-            from_python or "",
-            frozenset(trust_type or ()),
-            python or (Path(named) if (named := settings.publish.keras_python) else None),
-        ),
+        source,
+        sign=partial(sign_version, key) if key else None,
+        signed=SignaturePolicy.of(settings.signing),
         who=whoami(),
         why=why,
         progress=progress,
@@ -114,11 +154,14 @@ def push(
                 "model": pushed.model,
                 "version": pushed.version,
                 "model_digest": pushed.model_digest,
+                "key_id": key.key_id if key else None,
                 "report": report,
             }
         )
         return
     typer.echo(f"{pushed.model} {pushed.version}  {pushed.model_digest}")
+    if key:
+        typer.echo(f"  signed with the key {key.key_id}")
     for line in report_lines(report):
         typer.echo(f"  {line}")
     consent = f" --allow-python {pushed.model_digest}" if report.get("format") in ("python", "torch") else ""

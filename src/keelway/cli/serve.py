@@ -130,10 +130,12 @@ def key_source(settings: Settings) -> KeySource | None:
 
 
 def model_source(settings: Settings) -> ModelSource:
-    """The source of what ``settings.serving.models`` names. ``InvalidInput`` for nothing or a file among names."""
+    """The source of what ``settings.serving.models`` names. ``InvalidInput`` for nothing or a file among names,
+    ``FailedPrecondition`` if the keys that signatures are demanded of cannot be read."""
+    from keelway.artifacts.statement import SignaturePolicy
     from keelway.errors import InvalidInput
 
-    names = settings.serving.models
+    names, signed = settings.serving.models, SignaturePolicy.of(settings.signing)
     if not names:
         raise InvalidInput("nothing to serve", hint="keelway serve NAME, keelway serve model.onnx; see keelway models")
     files = [name for name in names if is_file(name)]
@@ -144,12 +146,12 @@ def model_source(settings: Settings) -> ModelSource:
             )
         from keelway.hosting.files import FileSource
 
-        return FileSource(Path(files[0]))
+        return FileSource(Path(files[0]), signed=signed)
     from keelway.contract.names import parse_reference
     from keelway.hosting.registered import RegistrySource
 
     references = [parse_reference(name) for name in names]
-    return RegistrySource(open_registry(settings), open_blobs(settings), references)
+    return RegistrySource(open_registry(settings), open_blobs(settings), references, signed)
 
 
 def is_file(name: str) -> bool:

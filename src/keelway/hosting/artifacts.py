@@ -16,6 +16,7 @@ from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import materialise, read_manifest
 from keelway.artifacts.paths import check_relative
+from keelway.artifacts.statement import SignaturePolicy
 from keelway.errors import InvalidInput
 from keelway.hosting.sharing import SharedFolders
 from keelway.hosting.sources import Opened, Release
@@ -27,12 +28,21 @@ from keelway.ports import Runtime, RuntimeOptions
 class ArtifactLoader:
     """Opens what is stored as an artifact. Every process has a copy of its own, but for what has shared weights."""
 
-    def __init__(self, blobs: BlobStore, shared: SharedFolders | None = None) -> None:
+    def __init__(
+        self, blobs: BlobStore, shared: SharedFolders | None = None, *, signed: SignaturePolicy | None = None
+    ) -> None:
+        """``signed`` is what is demanded of a version before anything of it is read."""
+        self._signed = signed
         self._blobs = blobs
         self._shared = shared or SharedFolders()
 
     def open(self, release: Release, options: RuntimeOptions) -> Opened:
-        """Verified, materialised and loaded. Raises what the store, the files or the runtime have to say."""
+        """Verified, materialised and loaded. Raises what the store, the files or the runtime have to say, and
+        ``UntrustedArtifact`` for a version that is not signed as demanded."""
+        if self._signed is not None:
+            # The digest that the signature is over is the one that everything below is read by, a pipeline's members
+            # among it: what is verified and what is loaded cannot be two things.
+            self._signed.check(release.name, release.version, release.model_digest, release.signatures)
         with ExitStack() as undo:
             opened = self._open(release.model_digest, release, options, undo, depth=0)
             undo.pop_all()

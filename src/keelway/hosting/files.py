@@ -10,6 +10,7 @@ from pathlib import Path
 from keelway.artifacts.formats import Format, describe, detect
 from keelway.artifacts.manifest import FileEntry, Manifest
 from keelway.artifacts.onnx_files import confine
+from keelway.artifacts.statement import SignaturePolicy
 from keelway.contract.constraints import Policy
 from keelway.contract.names import fold, name_from_file
 from keelway.contract.tensors import signature_from_tensors
@@ -27,7 +28,12 @@ class FileSource:
     """One ONNX file, called after its file name, version 0.0.0. Served in place; external data is confined to its
     folder."""
 
-    def __init__(self, path: Path, shared: SharedFolders | None = None) -> None:
+    def __init__(
+        self, path: Path, shared: SharedFolders | None = None, *, signed: SignaturePolicy | None = None
+    ) -> None:
+        """``UntrustedArtifact`` where signatures are demanded: the file has none."""
+        if signed is not None:
+            signed.refuse_file(path.name)
         if not path.is_file():
             raise NotFound(f"there is no file {path.name}", hint="give the path of an ONNX file, or a registered name")
         if detect(path) is not Format.ONNX:

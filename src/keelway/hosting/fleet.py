@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+from keelway.artifacts.signing import Signature
 from keelway.batching.curve import in_words
 from keelway.clock import Clock
 from keelway.config import Settings
@@ -42,6 +43,14 @@ class IndexEntry(NamedTuple):
     reason: str
 
 
+class _Failure(NamedTuple):
+    """When a release could not be loaded, why, and with which signatures: with others it may be."""
+
+    when: float
+    error: KeelwayError
+    signatures: tuple[Signature, ...]
+
+
 class Fleet:
     """Everything here runs on the event loop; loading and closing happen in worker threads."""
 
@@ -60,7 +69,7 @@ class Fleet:
         self._clock = clock
         self._snapshot = ServingSnapshot()
         self._loaded: dict[_Key, Loaded] = {}
-        self._failures: dict[_Key, tuple[float, KeelwayError]] = {}
+        self._failures: dict[_Key, _Failure] = {}
         self._wanted: Sequence[Wanted] = ()
         self._unloaded: set[str] = set()
         self._asked: set[str] = set()
@@ -82,8 +91,8 @@ class Fleet:
     async def start(self) -> None:
         """Load everything that is wanted. Raises the first failure: a server starts whole or not at all."""
         await self.reconcile()
-        for _, error in self._failures.values():
-            raise error
+        for failure in self._failures.values():
+            raise failure.error
 
     async def follow(self, interval: float) -> None:
         """Reconcile whenever the source has changed, until cancelled. A source out of reach changes nothing."""
@@ -113,7 +122,7 @@ class Fleet:
     def _retry_is_due(self) -> bool:
         latest = self._clock.monotonic() - RETRY_AFTER
         return any(
-            when < latest for (name, *_), (when, _) in self._failures.items() if fold(name) not in self._unloaded
+            failure.when < latest for (name, *_), failure in self._failures.items() if fold(name) not in self._unloaded
         )
 
     async def prepare(self, wanted: Sequence[Wanted]) -> Sequence[tuple[Release, KeelwayError]]:
@@ -125,7 +134,7 @@ class Fleet:
                 self._failures.pop(release.key, None)
                 await self._ensure_loaded(release)
             failures = [(release, self._failures.get(release.key)) for release in releases]
-        return [(release, failure[1]) for release, failure in failures if failure]
+        return [(release, failure.error) for release, failure in failures if failure]
 
     async def reconcile(self) -> None:
         """One pass: read what is wanted, load what is missing, swap the snapshot, retire what is left over."""
@@ -157,9 +166,9 @@ class Fleet:
             self._asked.discard(folded)
             if folded not in self._snapshot.models:
                 self._unloaded.add(folded)
-        for key, (_, error) in self._failures.items():
+        for key, failure in self._failures.items():
             if fold(key[0]) == folded:
-                raise error
+                raise failure.error
 
     async def unload(self, name: str) -> None:
         """Stop serving ``name``; requests under way finish. ``NotFound`` if it is not served."""
@@ -190,7 +199,7 @@ class Fleet:
             for release in wanted.releases:
                 failure = self._failures.get(release.key)
                 ready = release.key in self._loaded and not unloaded
-                reason = "" if ready else failure[1].message if failure else "unloaded" if unloaded else "loading"
+                reason = "" if ready else failure.error.message if failure else "unloaded" if unloaded else "loading"
                 entries.append(IndexEntry(release.name, release.version, "READY" if ready else "UNAVAILABLE", reason))
         return [*entries, *self.held_back]
 
@@ -198,21 +207,21 @@ class Fleet:
         if release.key in self._loaded:
             return
         failure = self._failures.get(release.key)
-        if failure and self._clock.monotonic() - failure[0] <= RETRY_AFTER:
-            return
         began = self._clock.monotonic()
+        if failure and failure.signatures == release.signatures and began - failure.when <= RETRY_AFTER:
+            return
         same = [item for item in self._loaded.values() if item.release.model_key == release.model_key]
         try:
             loaded = under_policy(same[0], release, self._clock) if same else await self._load(release)
         except KeelwayError as error:
-            self._failures[release.key] = (self._clock.monotonic(), error)
+            self._failures[release.key] = _Failure(self._clock.monotonic(), error, release.signatures)
             if self._token is not None:  # before that, the start fails and says so itself
                 log.error("cannot load %s %s: %s", release.name, release.version, error.message)
             return
         except Exception as error:
             # A runtime may raise anything; the other models go on.
             unknown = ModelFailed(f"loading it failed with {type(error).__name__}; the log of the server says more")
-            self._failures[release.key] = (self._clock.monotonic(), unknown)
+            self._failures[release.key] = _Failure(self._clock.monotonic(), unknown, release.signatures)
             log.error("cannot load %s %s", release.name, release.version, exc_info=error)
             return
         self._failures.pop(release.key, None)

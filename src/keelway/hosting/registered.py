@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keelway.artifacts.blobs import BlobStore
+from keelway.artifacts.signing import Signature
+from keelway.artifacts.statement import SignaturePolicy
 from keelway.contract.names import Reference, fold
 from keelway.hosting.artifacts import ArtifactLoader
 from keelway.hosting.sources import Opened, Release, Wanted
@@ -16,9 +18,16 @@ from keelway.registry.store import Registry
 class RegistrySource:
     """Models of the registry. A reference without a version follows the champion; its other aliases are live too."""
 
-    def __init__(self, registry: Registry, blobs: BlobStore, references: Sequence[Reference]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        blobs: BlobStore,
+        references: Sequence[Reference],
+        signed: SignaturePolicy | None = None,
+    ) -> None:
+        """``signed`` is what is demanded of a version before it is loaded."""
         self._registry = registry
-        self._loader = ArtifactLoader(blobs)
+        self._loader = ArtifactLoader(blobs, signed=signed)
         self._references = list(references)
 
     def token(self) -> object:
@@ -53,7 +62,16 @@ class RegistrySource:
 
     def _release(self, version: ModelVersion) -> Release:
         policy = self._registry.policy(version.model, version.version)
-        return Release(version.model, version.version, version.model_digest, policy, version.baseline, version.detector)
+        signatures = self._registry.signatures(version.model, version.version)
+        return Release(
+            version.model,
+            version.version,
+            version.model_digest,
+            policy,
+            version.baseline,
+            version.detector,
+            tuple(Signature(known.key_id, known.signature) for known in signatures),
+        )
 
 
 def _merge(first: Wanted, second: Wanted) -> Wanted:

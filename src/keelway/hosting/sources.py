@@ -13,6 +13,7 @@ from shutil import rmtree
 from typing import Protocol
 
 from keelway.artifacts.manifest import Manifest
+from keelway.artifacts.signing import Signature
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
@@ -22,7 +23,7 @@ from keelway.ports import Runtime, RuntimeOptions
 @dataclass(frozen=True, slots=True)
 class Release:
     """One version that should be live. ``key`` changes when it must be served anew, ``model_key`` when it must be
-    loaded anew: a policy is not part of the model."""
+    loaded anew: a policy is not part of the model, and what is loaded already needs no further signature."""
 
     name: str
     version: str
@@ -30,6 +31,7 @@ class Release:
     policy: Policy
     baseline: Baseline | None
     detector: Detector | None = None
+    signatures: tuple[Signature, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str, int]:

@@ -33,6 +33,7 @@ from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import put_manifest, read_manifest
 from keelway.artifacts.paths import check_relative
+from keelway.artifacts.statement import SignaturePolicy
 from keelway.contract.names import parse_reference
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.errors import CorruptArtifact, InvalidInput
@@ -85,14 +86,17 @@ class _Described:
         """Nothing is held."""
 
 
-def compose(file: Path, registry: Registry, blobs: BlobStore) -> Manifest:
+def compose(file: Path, registry: Registry, blobs: BlobStore, signed: SignaturePolicy | None = None) -> Manifest:
     """The manifest of the pipeline in ``file``. Its digest covers its members, because their digests are in it.
 
-    Files that it names are read relative to its folder, and from nowhere else. Raises ``InvalidInput`` naming the step
-    or tensor at fault, ``NotFound`` for a member that is not registered.
+    Files that it names are read relative to its folder, and from nowhere else. ``signed`` is what is demanded of its
+    members: whoever signs the pipeline vouches for them, and a server does not ask again. Raises ``InvalidInput``
+    naming the step or tensor at fault, ``NotFound`` for a member that is not registered, ``UntrustedArtifact`` for one
+    that is not signed as demanded.
     """
     wiring = _read(file)
-    return wire([_member(step, file.parent, registry, blobs) for step in wiring.step], wiring.outputs, blobs)
+    members = [_member(step, file.parent, registry, blobs, signed) for step in wiring.step]
+    return wire(members, wiring.outputs, blobs)
 
 
 def wire(members: Sequence[Member], outputs: Mapping[str, str], blobs: BlobStore) -> Manifest:
@@ -161,7 +165,7 @@ def _read(file: Path) -> _File:
         ) from None
 
 
-def _member(step: _Step, folder: Path, registry: Registry, blobs: BlobStore) -> Member:
+def _member(step: _Step, folder: Path, registry: Registry, blobs: BlobStore, signed: SignaturePolicy | None) -> Member:
     given = [kind for kind in ("model", "image", "tokenizer") if getattr(step, kind) is not None]
     if len(given) != 1 or (step.tokens is not None and step.tokenizer is None):
         raise InvalidInput(
@@ -172,6 +176,9 @@ def _member(step: _Step, folder: Path, registry: Registry, blobs: BlobStore) -> 
     if step.model is not None:
         reference = parse_reference(step.model)
         version = registry.resolve(reference.name, reference.version or reference.alias)
+        if signed is not None:
+            signatures = registry.signatures(version.model, version.version)
+            signed.check(version.model, version.version, version.model_digest, signatures)
         return Member(step.name, read_manifest(blobs, version.model_digest), step.inputs or {})
     try:
         manifest = _own(step, folder, blobs)

@@ -6,8 +6,8 @@ so may a training script.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.formats import Format, detect
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import put_manifest, store_folder
+from keelway.artifacts.statement import SignaturePolicy
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.names import check_name
@@ -28,10 +29,11 @@ from keelway.contract.signature import validate_signature
 from keelway.errors import InvalidInput, NotFound
 from keelway.publish.anomalies import described, learn
 from keelway.publish.compose import compose, text_pipeline
+from keelway.publish.lineage import collect
 from keelway.publish.report import Prepared
 from keelway.registry.models import ModelVersion
 from keelway.registry.references import require_stored
-from keelway.registry.store import Registry
+from keelway.registry.store import Registry, Signing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +65,8 @@ class Source:
     ``trust_pickle`` is the caller's consent to running the code inside ``file``; ``trusted_types`` are type names a
     skops file may contain. ``tolerance`` is the largest accepted difference of a probability, or of a value relative to
     the scale of what is predicted; None is the default for the kind of model. ``python`` is the interpreter of an
-    environment with TensorFlow, for Keras models; None is this one."""
+    environment with TensorFlow, for Keras models; None is this one. ``lineage`` is what the author says of it
+    (``lineage.parse_given``), beside what is found out."""
 
     file: Path | None = None
     sample: Path | None = None
@@ -73,6 +76,7 @@ class Source:
     factory: str = ""
     trusted_types: frozenset[str] = frozenset()
     python: Path | None = None
+    lineage: Mapping[str, Any] = field(default_factory=dict)
 
 
 def release(
@@ -82,11 +86,15 @@ def release(
     version: str | None,
     source: Source,
     *,
+    sign: Signing | None = None,
+    signed: SignaturePolicy | None = None,
     who: str,
     why: str,
     progress: Progress = lambda message: None,
 ) -> ModelVersion:
     """Prove, store and register. Files are stored before the registry names them, so an interrupted push is invisible.
+    ``sign`` signs the version; ``signed`` is what is demanded of the members of a pipeline, which its signature will
+    vouch for.
 
     Raises ``KeelwayError``: the file is no model, may not be opened, cannot be proved or kept, or the version is taken.
     """
@@ -99,7 +107,7 @@ def release(
         raise NotFound(f"there is no file {source.file.name}", hint="give the path of the trained model")
     if source.file is not None and source.file.suffix == ".toml":
         progress(f"wiring the pipeline {source.file.name}")
-        manifest = compose(source.file, registry, blobs)
+        manifest = compose(source.file, registry, blobs, signed)
         report: dict[str, Any] = {"format": "pipeline"}
         baseline: Baseline | None = None
         detector: Detector | None = None
@@ -116,6 +124,8 @@ def release(
         baseline=baseline,
         detector=detector,
         stored=partial(require_stored, blobs, digest),
+        metadata={"lineage": collect(source.file, source.sample, source.lineage)},
+        sign=sign,
         who=who,
         why=why,
     )

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from keelway.artifacts.signing import Signature
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.registry.chain import Finding
@@ -18,7 +19,7 @@ CHAMPION: Final = "champion"
 
 State = Literal["available", "archived"]
 Action = Literal[
-    "push", "alias", "policy", "archive", "restore", "collect", "gc", "key_create", "key_rotate", "key_revoke"
+    "push", "sign", "alias", "policy", "archive", "restore", "collect", "gc", "key_create", "key_rotate", "key_revoke"
 ]
 
 
@@ -59,6 +60,13 @@ class ModelVersion(VersionSummary, frozen=True):
     detector: Detector | None = None
 
 
+class VersionSignature(Signature, frozen=True):
+    """A signature of a version, and who has brought it when. It has not been verified."""
+
+    created_at: float
+    created_by: str
+
+
 class Alias(msgspec.Struct, frozen=True):
     """A name that points to one version of one model, and can be moved."""
 
@@ -88,11 +96,11 @@ class ApiKey(msgspec.Struct, frozen=True):
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One change, never altered afterwards. ``id`` grows with each change of the whole registry.
 
-    ``push``, ``policy``, ``archive``, ``restore`` and ``collect`` say the ``version``; ``alias`` says the ``alias`` and
-    moves it from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is JSON: what was
-    decided on. ``hash`` covers all of the entry and the hash of the one before it (``keelway.registry.chain``).
-    ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name the key there; so has ``gc``,
-    with how much was removed.
+    ``push``, ``sign``, ``policy``, ``archive``, ``restore`` and ``collect`` say the ``version``; ``alias`` says the
+    ``alias`` and moves it from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is
+    JSON: what was decided on. ``hash`` covers all of the entry and the hash of the one before it
+    (``keelway.registry.chain``). ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name
+    the key there; so has ``gc``, with how much was removed.
     """
 
     id: int

@@ -11,7 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 #: The migration this code was written for; ``keelway.registry.migration`` brings a database there.
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 
 metadata: Final = sa.MetaData()
 
@@ -55,6 +55,19 @@ policies: Final = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
     sa.Column("why", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),
+)
+
+#: Signatures of versions. They are worth what the keys are worth that an operator trusts, wherever they come from.
+signatures: Final = sa.Table(
+    "signatures",
+    metadata,
+    sa.Column("model", sa.String(63), primary_key=True),
+    sa.Column("version", sa.String(128), primary_key=True),
+    sa.Column("key_id", sa.String(63), primary_key=True),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
     sa.ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),
 )
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from keelway.artifacts.signing import TrustedKeys
+from keelway.artifacts.signing import Signature, TrustedKeys
 from keelway.clock import Clock, rfc3339
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
@@ -40,11 +40,16 @@ from keelway.registry.models import (
     ModelVersion,
     RegisteredModel,
     State,
+    VersionSignature,
     VersionSummary,
 )
 from keelway.registry.schema import aliases, models, policies, versions
+from keelway.registry.signatures import enter_signature, signatures_of
 
 FIRST_VERSION: Final = Version(1, 0, 0)
+
+#: Signs a version: its name, its number and its digest.
+Signing = Callable[[str, str, str], Signature]
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
@@ -122,6 +127,11 @@ class Registry:
         with reading(self._engine) as connection:
             return lookup.get_policy(connection, lookup.get_version(connection, name, version))
 
+    def signatures(self, name: str, version: str) -> tuple[VersionSignature, ...]:
+        """The signatures of a version, unverified, the oldest first."""
+        with reading(self._engine) as connection:
+            return signatures_of(connection, name, lookup.get_version(connection, name, version).version)
+
     def history(self, name: str | None = None, limit: int = 100) -> tuple[HistoryEntry, ...]:
         """The newest ``limit`` changes of a model, or of all models, newest first."""
         with reading(self._engine) as connection:
@@ -164,6 +174,7 @@ class Registry:
         policy: Policy | None = None,
         metadata: Mapping[str, Any] | None = None,
         stored: Callable[[], None] = lambda: None,
+        sign: Signing | None = None,
         who: str,
         why: str,
     ) -> ModelVersion:
@@ -173,7 +184,8 @@ class Registry:
         ``version`` ``None`` is 1.0.0 for the first and otherwise the next minor after the highest. The same version
         with the same digest again changes nothing and answers what is there; with another digest it is
         ``AlreadyExists``, as is a name that differs from a known one in ``_`` and ``-`` only. The first version of a
-        model becomes its champion. ``report`` and ``metadata`` are JSON objects.
+        model becomes its champion. ``report`` and ``metadata`` are JSON objects. What ``sign`` makes of the name, the
+        version and the digest is entered with the version, so that nobody ever sees it without.
         """
         wanted = None if version is None else Version.parse(version)
         if not _DIGEST.fullmatch(manifest_digest):
@@ -186,7 +198,9 @@ class Registry:
             known = {Version.parse(row.version): row for row in lookup.summaries(connection, name)}
             chosen = wanted or _next(known)
             if chosen in known:
-                return _same(connection, known[chosen], chosen, manifest_digest, _next(known))
+                there = _same(connection, known[chosen], chosen, manifest_digest, _next(known))
+                _sign(connection, change, there.version, manifest_digest, sign)
+                return there
             details = {
                 "report": dict(report or {}),
                 "baseline": baseline,
@@ -194,9 +208,18 @@ class Registry:
                 "metadata": dict(metadata or {}),
             }
             _enter_version(connection, change, str(chosen), manifest_digest, details, policy or Policy())
+            _sign(connection, change, str(chosen), manifest_digest, sign)
             if not known:
                 _point(connection, change, CHAMPION, None, str(chosen), None)
             return lookup.get_version(connection, name, str(chosen))
+
+    def sign(self, name: str, version: str, sign: Signing, *, who: str, why: str) -> ModelVersion:
+        """Enter what ``sign`` makes of the name, the version and the digest that is registered for it, in the place of
+        the signature that the same key has made before."""
+        with self._change(check_name(name), who, why) as (connection, change):
+            target = lookup.get_version(connection, name, version)
+            _sign(connection, change, target.version, target.model_digest, sign)
+            return target
 
     def set_alias(
         self,
@@ -385,6 +408,11 @@ def _enter_version(
     )
     _enter_policy(connection, change, version, msgspec.structs.replace(policy, revision=1))
     change.record(connection, "push", version=version, evidence={"model_digest": manifest_digest})
+
+
+def _sign(connection: sa.Connection, change: Change, version: str, digest: str, sign: Signing | None) -> None:
+    if sign is not None:
+        enter_signature(connection, change, version, sign(change.model, version, digest))
 
 
 def _enter_policy(connection: sa.Connection, change: Change, version: str, policy: Policy) -> None:

@@ -1,0 +1,92 @@
+"""``keelway bom`` and ``lineage``: what the registry knows of a version, in the words of other tools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keelway.cli.options import (
+    ArtifactsOption,
+    ConfigOption,
+    StoreOption,
+    open_blobs,
+    open_registry,
+    registry_settings,
+)
+from keelway.cli.output import print_json
+
+if TYPE_CHECKING:
+    from keelway.artifacts.blobs import BlobStore
+    from keelway.artifacts.manifest import Manifest
+
+BOM_HELP = """Print the bill of materials of a version: a CycloneDX 1.6 document with a model card, as JSON.
+
+\b
+Examples:
+  keelway bom lead_scoring@1.2.0 > lead_scoring.cdx.json
+  keelway bom lead_scoring --store postgresql+psycopg://user@host/registry
+"""
+
+LINEAGE_HELP = """Print where a version comes from: the push as an OpenLineage run event, as JSON.
+
+\b
+Examples:
+  keelway lineage lead_scoring@1.2.0
+  keelway lineage lead_scoring --namespace registry.example | curl -H "Content-Type: application/json" -d @- URL
+"""
+
+ReferenceArgument = Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="What to tell of.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print errors as JSON too; the document always is.")]
+
+
+def bom(
+    reference: ReferenceArgument,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    from keelway.artifacts.materialise import read_manifest
+    from keelway.contract.names import parse_reference
+    from keelway.publish.bom import bill_of_materials
+
+    settings = registry_settings(config, store, artifacts)
+    registry, blobs = open_registry(settings), open_blobs(settings)
+    wanted = parse_reference(reference)
+    version = registry.resolve(wanted.name, wanted.version or wanted.alias)
+    manifest = read_manifest(blobs, version.model_digest)
+    signatures = registry.signatures(version.model, version.version)
+    print_json(bill_of_materials(version, manifest, _members(blobs, manifest), signatures))
+
+
+def lineage(
+    reference: ReferenceArgument,
+    namespace: Annotated[str, typer.Option("--namespace", help="Where its names are unique.")] = "keelway",
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    from keelway.artifacts.materialise import read_manifest
+    from keelway.contract.names import parse_reference
+    from keelway.publish.openlineage import run_event
+
+    settings = registry_settings(config, store, artifacts)
+    wanted = parse_reference(reference)
+    version = open_registry(settings).resolve(wanted.name, wanted.version or wanted.alias)
+    print_json(run_event(version, read_manifest(open_blobs(settings), version.model_digest), namespace))
+
+
+def _members(blobs: BlobStore, manifest: Manifest) -> dict[str, Manifest]:
+    """The manifests of a pipeline's steps, those of pipelines among them too, by their digests."""
+    from keelway.artifacts.materialise import read_manifest
+
+    found: dict[str, Manifest] = {}
+    waiting = list(manifest.members)
+    while waiting:
+        digest = waiting.pop()
+        if digest not in found:
+            found[digest] = read_manifest(blobs, digest)
+            waiting += found[digest].members
+    return found
