@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -119,10 +120,12 @@ class BlobStore:
         A link, a device or a pipe is ``InvalidInput``. A file that changes meanwhile is stored as it was read.
         """
         with open_regular(path) as file:
-            digest, size = _hash(_chunks(file))
-            if not self._holds(digest, size):
+            if not self._local:  # reading twice costs less than an upload that was not needed
+                digest, size = _hash(_chunks(file))
+                if self._holds(digest, size):
+                    return FileEntry(path=path.name, sha256=digest, size=size)
                 file.seek(0)
-                digest, size = self._write(_chunks(file))
+            digest, size = self._write(_chunks(file))
         return FileEntry(path=path.name, sha256=digest, size=size)
 
     def put_bytes(self, data: bytes) -> str:
@@ -260,7 +263,10 @@ class BlobStore:
                     if self._local:
                         target.flush()
                         os.fsync(target.fileno())
-                self._move(temporary, self._key(digest))
+                if self._local and self._holds(digest, size):
+                    self._filesystem.rm_file(temporary)
+                else:
+                    self._move(temporary, self._key(digest))
             except BaseException:
                 with suppress(Exception):  # the first error is the one to report
                     self._filesystem.rm_file(temporary)
@@ -292,13 +298,19 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _hash(chunks: Iterable[bytes], target: IO[bytes] | None = None) -> tuple[str, int]:
+    """SHA-256 and size of all chunks, which are written to ``target`` while another thread hashes: either releases the
+    interpreter, and together they take as long as the slower one."""
     hasher = hashlib.sha256()
     size = 0
-    for chunk in chunks:
-        hasher.update(chunk)
-        size += len(chunk)
-        if target is not None:
-            target.write(chunk)
+    with ThreadPoolExecutor(1) as beside:
+        hashing: Future[None] | None = None
+        for chunk in chunks:
+            if hashing is not None:
+                hashing.result()
+            hashing = beside.submit(hasher.update, chunk)
+            size += len(chunk)
+            if target is not None:
+                target.write(chunk)
     return hasher.hexdigest(), size
 
 

@@ -61,11 +61,10 @@ Examples:
 
 def models(store: StoreOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
     registry = open_registry(registry_settings(config, store, None))
-    listed: list[dict[str, Any]] = []
-    for model in registry.models():
-        versions = registry.versions(model.name)
-        aliases = {alias.alias: alias.version for alias in registry.aliases(model.name)}
-        listed.append({"name": model.name, "versions": [v.version for v in versions], "aliases": aliases})
+    listed: list[dict[str, Any]] = [
+        {"name": model.name, "versions": [version.version for version in model.versions], "aliases": model.aliases}
+        for model in registry.listing()
+    ]
     if json:
         print_json({"models": listed})
     elif not listed:
@@ -244,8 +243,8 @@ def _steps(registry: Registry, blobs: BlobStore, pipeline: Manifest) -> list[dic
     from keelway.publish.steps import STEP_RUNTIMES, describe_step
 
     versions: dict[str, list[str]] = {}
-    for model in registry.models():
-        for version in registry.versions(model.name):
+    for model in registry.listing():
+        for version in model.versions:
             versions.setdefault(version.model_digest, []).append(f"{version.model}@{version.version}")
     steps = []
     for step in pipeline.options["steps"]:

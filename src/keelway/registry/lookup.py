@@ -6,6 +6,7 @@ Every function takes an open connection and changes nothing. ``Registry`` is the
 from __future__ import annotations
 
 import difflib
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from keelway.contract.names import check_alias, check_name
 from keelway.contract.semver import Version
 from keelway.errors import FailedPrecondition, NotFound
 from keelway.registry.history import to_seconds
-from keelway.registry.models import CHAMPION, ModelVersion, VersionSummary
+from keelway.registry.models import CHAMPION, ModelListing, ModelVersion, VersionSummary
 from keelway.registry.schema import aliases, models, policies, versions
 
 _SUMMARY: Final = tuple(versions.c[name] for name in VersionSummary.__struct_fields__)
@@ -32,7 +33,24 @@ def precedence(version: VersionSummary) -> Version:
 
 def summaries(connection: sa.Connection, name: str) -> list[VersionSummary]:
     """Every version of a model, in no order; empty if there is no such model."""
-    query = sa.select(*_SUMMARY).where(versions.c.model == name)
+    return _summaries(connection, sa.select(*_SUMMARY).where(versions.c.model == name))
+
+
+def listing(connection: sa.Connection) -> tuple[ModelListing, ...]:
+    """Every model with its versions, the highest first, and its aliases."""
+    known: dict[str, list[VersionSummary]] = defaultdict(list)
+    for summary in _summaries(connection, sa.select(*_SUMMARY)):
+        known[summary.model].append(summary)
+    pointing: dict[str, dict[str, str]] = defaultdict(dict)
+    for model, alias, version in connection.execute(sa.select(aliases).order_by(aliases.c.alias)):
+        pointing[model][alias] = version
+    names = connection.execute(sa.select(models.c.name).order_by(models.c.name)).scalars()
+    return tuple(
+        ModelListing(name, tuple(sorted(known[name], key=precedence, reverse=True)), pointing[name]) for name in names
+    )
+
+
+def _summaries(connection: sa.Connection, query: sa.Select[Any]) -> list[VersionSummary]:
     return [
         VersionSummary(model, version, digest, to_seconds(created_at), created_by, state)
         for model, version, digest, created_at, created_by, state in connection.execute(query)

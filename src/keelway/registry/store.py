@@ -37,6 +37,7 @@ from keelway.registry.models import (
     Alias,
     Audit,
     HistoryEntry,
+    ModelListing,
     ModelVersion,
     RegisteredModel,
     State,
@@ -94,6 +95,11 @@ class Registry:
         with reading(self._engine) as connection:
             rows = connection.execute(query)
             return tuple(RegisteredModel(name, to_seconds(at), by) for name, at, by in rows)
+
+    def listing(self) -> tuple[ModelListing, ...]:
+        """All models by name, with all their versions and aliases, in as many queries for one as for ten thousand."""
+        with reading(self._engine) as connection:
+            return lookup.listing(connection)
 
     def versions(self, name: str) -> tuple[VersionSummary, ...]:
         """All versions of a model, archived ones too, the highest by SemVer precedence first."""
