@@ -45,6 +45,7 @@ SHOW_HELP = """Show one version: its features, its files, how it was proved, and
 Examples:
   keelway show lead_scoring
   keelway show lead_scoring@1.2.0 --json
+  keelway show "lead_scoring@^1.2"
   keelway show lead_scoring --measure
   keelway show lead_scoring --server http://127.0.0.1:8080
 """
@@ -75,7 +76,7 @@ def models(store: StoreOption = None, config: ConfigOption = None, json: JsonOpt
 
 
 def show(
-    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="What to show.")],
+    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION|@RANGE|@ALIAS]", help="What to show.")],
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
@@ -97,7 +98,7 @@ def show(
     settings = registry_settings(config, store, artifacts)
     registry = open_registry(settings)
     wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.version or wanted.alias)
+    version = registry.resolve(wanted.name, wanted.selector)
     blobs = open_blobs(settings)
     manifest = read_manifest(blobs, version.model_digest)
     history = registry.history(version.model, limit=10)

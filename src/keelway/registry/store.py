@@ -95,13 +95,14 @@ class Registry:
         with reading(self._engine) as connection:
             return lookup.get_version(connection, name, version)
 
-    def resolve(self, name: str, version_or_alias: str | None = None) -> ModelVersion:
-        """The version meant by a version, an alias, or nothing: the champion, else the highest that is no pre-release.
+    def resolve(self, name: str, selector: str | None = None) -> ModelVersion:
+        """The version meant by a version, an alias, a range (the highest in it that is not archived), or nothing: the
+        champion, else the highest that is no pre-release.
 
         An archived version is ``FailedPrecondition``.
         """
         with reading(self._engine) as connection:
-            return lookup.resolve(connection, name, version_or_alias)
+            return lookup.resolve(connection, name, selector)
 
     def aliases(self, name: str) -> tuple[Alias, ...]:
         """The aliases of a model, by name."""
