@@ -237,13 +237,14 @@ def _steps(registry: Registry, blobs: BlobStore, pipeline: Manifest) -> list[dic
 
 
 def _print_version(document: dict[str, Any]) -> None:
+    from keelway.publish.bump import bump_lines
     from keelway.publish.report import report_lines
 
     aliases = f"  ({', '.join(document['aliases'])})" if document["aliases"] else ""
     typer.echo(f"{document['model']} {document['version']}{aliases}")
     typer.echo(f"  {document['model_digest']}")
     typer.echo(f"  pushed {document['created_at']} by {document['created_by']}; runs as {document['runtime']}")
-    for line in report_lines(document["report"]):
+    for line in (*bump_lines(document["metadata"].get("bump", {})), *report_lines(document["report"])):
         typer.echo(f"  {line}")
     if "batching" in document:
         _print_batching(document["batching"])

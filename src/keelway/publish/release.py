@@ -7,11 +7,12 @@ so may a training script.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -22,12 +23,16 @@ from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import put_manifest, store_folder
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
+from keelway.contract.compatibility import Promise
 from keelway.contract.names import check_name
 from keelway.contract.semver import Version
 from keelway.contract.signature import validate_signature
-from keelway.errors import InvalidInput, NotFound
+from keelway.errors import InvalidInput, NotFound, Overtaken
 from keelway.publish.anomalies import described, learn
+from keelway.publish.bump import compute
 from keelway.publish.compose import compose, text_pipeline
+from keelway.publish.golden import GOLDEN
+from keelway.publish.judging import Judge
 from keelway.publish.report import Prepared
 from keelway.registry.models import ModelVersion
 from keelway.registry.store import Registry
@@ -62,7 +67,8 @@ class Source:
     ``trust_pickle`` is the caller's consent to running the code inside ``file``; ``trusted_types`` are type names a
     skops file may contain. ``tolerance`` is the largest accepted difference of a probability, or of a value relative to
     the scale of what is predicted; None is the default for the kind of model. ``python`` is the interpreter of an
-    environment with TensorFlow, for Keras models; None is this one."""
+    environment with TensorFlow, for Keras models; None is this one. ``golden``: some rows of the sample are kept, with
+    the model's answers."""
 
     file: Path | None = None
     sample: Path | None = None
@@ -72,6 +78,11 @@ class Source:
     factory: str = ""
     trusted_types: frozenset[str] = frozenset()
     python: Path | None = None
+    golden: bool = True
+
+
+#: How often a push is decided anew because somebody else changed the model meanwhile.
+_ATTEMPTS: Final = 5
 
 
 def release(
@@ -85,13 +96,14 @@ def release(
     why: str,
     progress: Progress = lambda message: None,
 ) -> ModelVersion:
-    """Prove, store and register. Files are stored before the registry names them, so an interrupted push is invisible.
+    """Prove, store, compare with what is live and register. Files are stored before the registry names them, so an
+    interrupted push is invisible. ``version`` ``None`` is the one that the comparison computes (``bump.py``).
 
-    Raises ``KeelwayError``: the file is no model, may not be opened, cannot be proved or kept, or the version is taken.
+    Raises ``KeelwayError``: the file is no model, may not be opened, cannot be proved or kept, the version is taken, or
+    it says less than the comparison has found.
     """
     check_name(name)
-    if version is not None:
-        Version.parse(version)
+    declared = None if version is None else Version.parse(version)
     if (source.file is None) == (not source.factory):
         raise InvalidInput("nothing, or two things, to push", field="file", hint="give a file, or --from-python")
     if source.file is not None and not source.file.exists():
@@ -102,25 +114,62 @@ def release(
         report: dict[str, Any] = {"format": "pipeline"}
         baseline: Baseline | None = None
         detector: Detector | None = None
+        features = _features(_sample(source, progress), source.target)
     else:
-        manifest, report, baseline, detector = _convert(blobs, source, progress)
+        manifest, report, baseline, detector, features = _convert(blobs, source, progress)
     validate_signature(manifest.signature)
-    progress("registering")
     digest = put_manifest(blobs, manifest)
-    return registry.push(name, version, digest, report=report, baseline=baseline, detector=detector, who=who, why=why)
+    consent = source.trust_pickle or bool(source.factory)
+    trusted = source.trusted_types | frozenset(report.get("untrusted_types", ()))
+    judge = Judge(blobs, manifest, digest, report, consent, trusted, progress)
+    golden, report["golden"] = judge.keep_golden(features) if source.golden else (None, "none: --no-golden was said")
+    metadata = {} if golden is None else {GOLDEN: golden}
+    for _ in range(_ATTEMPTS):
+        standing = registry.standing(name)
+        bump = None
+        if declared is None or declared not in map(Version.parse, standing.numbers):
+            bump = compute(standing, Promise(manifest.signature), declared, judge.promise_of, judge.behave)
+        progress("registering")
+        with suppress(Overtaken):
+            return registry.push(
+                name,
+                bump.version if bump else version,  # one that is there is the same, or taken: the registry tells
+                digest,
+                report=report,
+                baseline=baseline,
+                detector=detector,
+                metadata=metadata | ({"bump": msgspec.to_builtins(bump)} if bump else {}),
+                decided_on=standing,
+                who=who,
+                why=why,
+            )
+        progress("the model was changed meanwhile: comparing anew")
+    raise Overtaken("the model is changed again and again", field="version", hint="push it when nobody else does")
+
+
+def _sample(source: Source, progress: Progress) -> pd.DataFrame | Path | None:
+    """The sample as a table, or as the file of arrays that it is."""
+    from keelway.contract.sample import read_sample
+    from keelway.publish.examples import ARRAY_FILES
+
+    if source.sample is None or source.sample.suffix in ARRAY_FILES:
+        return source.sample
+    progress(f"reading the sample {source.sample.name}")
+    return read_sample(source.sample)
+
+
+def _features(sample: pd.DataFrame | Path | None, target: str | None) -> pd.DataFrame | Path | None:
+    if sample is None or isinstance(sample, Path) or target is None:
+        return sample
+    return sample.drop(columns=[target])
 
 
 def _convert(
     blobs: BlobStore, source: Source, progress: Progress
-) -> tuple[Manifest, dict[str, Any], Baseline | None, Detector | None]:
-    from keelway.contract.sample import read_sample
-    from keelway.publish.examples import ARRAY_FILES
+) -> tuple[Manifest, dict[str, Any], Baseline | None, Detector | None, pd.DataFrame | Path | None]:
     from keelway.publish.push import prepare, without_target
 
-    sample: pd.DataFrame | Path | None = source.sample
-    if source.sample is not None and source.sample.suffix not in ARRAY_FILES:
-        progress(f"reading the sample {source.sample.name}")
-        sample = read_sample(source.sample)
+    sample = _sample(source, progress)
     with TemporaryDirectory(prefix="keelway-push-") as folder:
         workspace = Path(folder)
 
@@ -158,12 +207,12 @@ def _convert(
             manifest = text_pipeline(prepared.tokenized.file, prepared.tokenized.options, manifest, blobs)
     report = msgspec.to_builtins(prepared.report)
     detector = None
-    if sample is not None and not isinstance(sample, Path):
+    features = _features(sample, source.target)
+    if features is not None and not isinstance(features, Path):
         progress("learning what rows look like")
-        features = sample if source.target is None else sample.drop(columns=[source.target])
         detector = learn(features, manifest.signature)
-        report["anomalies"] = described(detector, len(sample))
-    return manifest, report, prepared.baseline, detector
+        report["anomalies"] = described(detector, len(features))
+    return manifest, report, prepared.baseline, detector, features
 
 
 def _unpacked(file: Path, folder: Path) -> Path:

@@ -37,6 +37,7 @@ from keelway.registry.models import (
     VersionSummary,
 )
 from keelway.registry.schema import aliases, models, policies, versions
+from keelway.registry.standing import Standing, check_unchanged, standing
 
 FIRST_VERSION: Final = Version(1, 0, 0)
 
@@ -104,6 +105,11 @@ class Registry:
         with reading(self._engine) as connection:
             return lookup.resolve(connection, name, selector)
 
+    def standing(self, name: str) -> Standing:
+        """What a new version of the model is compared with; nothing if there is no such model."""
+        with reading(self._engine) as connection:
+            return standing(connection, check_name(name))
+
     def aliases(self, name: str) -> tuple[Alias, ...]:
         """The aliases of a model, by name."""
         query = sa.select(aliases).where(aliases.c.model == name).order_by(aliases.c.alias)
@@ -141,6 +147,7 @@ class Registry:
         detector: Detector | None = None,
         policy: Policy | None = None,
         metadata: Mapping[str, Any] | None = None,
+        decided_on: Standing | None = None,
         who: str,
         why: str,
     ) -> ModelVersion:
@@ -149,7 +156,8 @@ class Registry:
         ``version`` ``None`` is 1.0.0 for the first and otherwise the next minor after the highest. The same version
         with the same digest again changes nothing and answers what is there; with another digest it is
         ``AlreadyExists``, as is a name that differs from a known one in ``_`` and ``-`` only. The first version of a
-        model becomes its champion. ``report`` and ``metadata`` are JSON objects.
+        model becomes its champion. ``report`` and ``metadata`` are JSON objects. ``Overtaken`` if the model does not
+        stand any more as it did when the version was ``decided_on``.
         """
         wanted = None if version is None else Version.parse(version)
         if not _DIGEST.fullmatch(manifest_digest):
@@ -157,6 +165,8 @@ class Registry:
                 "the manifest digest is not one", field="manifest_digest", hint="sha256: and 64 hex digits"
             )
         with self._change(check_name(name), who, why) as (connection, change):
+            if decided_on is not None:
+                check_unchanged(connection, name, decided_on)
             _enter_model(connection, change)
             known = {Version.parse(row.version): row for row in lookup.summaries(connection, name)}
             chosen = wanted or _next(known)
