@@ -24,7 +24,7 @@ from keelway.registry.store import Registry
 if TYPE_CHECKING:
     from tests.cli.conftest import Keelway
 
-COMMANDS = ("push", "serve", "predict", "models", "show", "promote", "health")
+COMMANDS = ("push", "serve", "predict", "models", "show", "diff", "promote", "health")
 PUSH = ("push", "buyers", "model.joblib", "--sample", "sample.csv", "--target", "bought")
 
 

@@ -16,7 +16,7 @@ ALL = np.ones(4, bool)
 
 
 def parts(new: dict[str, Array], accepted: Array = ALL) -> list[tuple[str, str]]:
-    found = compare_answers(OLD, new, accepted, TOLERANCE)
+    found, _ = compare_answers(OLD, new, accepted, TOLERANCE)
     return [(reason.part, reason.rule) for reason in behaviour_reasons(found)]
 
 
@@ -30,8 +30,11 @@ def test_another_label_or_number_is_another_behaviour() -> None:
     other[0] = "yes"
     assert parts({"label": other, "probabilities": SHARES}) == [("minor", "predictions_differ")]
     assert parts({"label": LABELS, "probabilities": SHARES + np.float32(1e-3)}) == [("minor", "predictions_differ")]
-    found = compare_answers(OLD, {"label": other, "probabilities": SHARES + np.float32(0.1)}, ALL, TOLERANCE)
-    assert (found.rows, found.labels, found.beyond) == (4, 1, 4)
+    near = SHARES.copy()
+    near[1:] += np.float32(0.1)
+    found, rows = compare_answers(OLD, {"label": other, "probabilities": near}, ALL, TOLERANCE)
+    assert (found.rows, found.differ, found.labels, found.beyond) == (4, 4, 1, 3)
+    assert (rows.differ.tolist(), rows.labels.tolist()) == ([True] * 4, [True, False, False, False])
     assert found.worst == pytest.approx(0.1 / SHARES.std(), rel=0.4)
 
 
@@ -39,7 +42,7 @@ def test_a_number_that_is_missing_on_one_side_only_differs() -> None:
     gone = SHARES.copy()
     gone[1, 1] = np.nan
     assert parts({"label": LABELS, "probabilities": gone}) == [("minor", "predictions_differ")]
-    both = compare_answers({"p": gone}, {"p": gone}, ALL, TOLERANCE)
+    both, _ = compare_answers({"p": gone}, {"p": gone}, ALL, TOLERANCE)
     assert both.equivalent
 
 

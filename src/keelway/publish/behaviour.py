@@ -7,7 +7,7 @@ larger. Text and whole numbers have to be equal.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from keelway.contract.compatibility import Reason
 from keelway.errors import KeelwayError, ModelFailed
 from keelway.publish.golden import Columns
-from keelway.publish.tensor_proof import compare_tensors, scales_of
+from keelway.publish.tensor_proof import differences, scales_of
 from keelway.types import Array
 
 #: The largest difference of equivalent answers, where both versions were not proved with a larger one.
@@ -24,10 +24,12 @@ TOLERANCE: Final = 1e-5
 
 class Behaviour(msgspec.Struct, frozen=True):
     """``rows`` were answered by both; ``refused`` by the old one alone. ``labels`` of them have another text or whole
-    number, ``beyond`` a number that differs by more than ``tolerance``; ``worst`` is the largest difference."""
+    number, ``beyond`` a number that differs by more than ``tolerance``, ``differ`` one or both; ``worst`` is the
+    largest difference."""
 
     rows: int
     refused: int
+    differ: int
     labels: int
     beyond: int
     worst: float
@@ -35,12 +37,19 @@ class Behaviour(msgspec.Struct, frozen=True):
 
     @property
     def equivalent(self) -> bool:
-        return not (self.refused or self.labels or self.beyond)
+        return not (self.refused or self.differ)
 
 
-def compare_answers(old: Columns, new: Columns, accepted: Array, tolerance: float) -> Behaviour:
+class RowByRow(NamedTuple):
+    """Which rows [a] ``differ`` at all, and which have other ``labels``: another text or whole number."""
+
+    differ: Array
+    labels: Array
+
+
+def compare_answers(old: Columns, new: Columns, accepted: Array, tolerance: float) -> tuple[Behaviour, RowByRow]:
     """``old`` [n, ...] are the answers to all rows, ``new`` to those that are ``accepted`` [n]; by output. What only
-    one of them has is no question of behaviour.
+    one of them has is no question of behaviour. Also answers which of the accepted rows they are.
 
     Raises ``ModelFailed`` if an output has another shape, or nothing is in both.
     """
@@ -53,15 +62,19 @@ def compare_answers(old: Columns, new: Columns, accepted: Array, tolerance: floa
     after = {name: _plain(new[name]) for name in shared}
     if any((before[name].dtype.kind == "f") != (after[name].dtype.kind == "f") for name in shared):
         raise ModelFailed("an output is of another kind")
-    found = compare_tensors([before], [after], scales_of([before]), tolerance)
-    return Behaviour(
-        found.rows,
+    distance, other = differences([before], [after], scales_of([before]))
+    beyond = distance > tolerance
+    differ = beyond | other
+    found = Behaviour(
+        len(distance),
         int((~accepted).sum()),
-        found.label_differences,
-        round(found.beyond * found.rows),
-        found.worst_difference,
+        int(differ.sum()),
+        int(other.sum()),
+        int(beyond.sum()),
+        float(distance.max()),
         tolerance,
     )
+    return found, RowByRow(differ, other)
 
 
 def tolerance_of(old: float, new: float) -> float:
@@ -78,7 +91,7 @@ def behaviour_reasons(found: Behaviour) -> list[Reason]:
     if found.equivalent:
         message = f"all {found.rows} rows of its golden sample are answered alike ({_worst(found)})"
         return [Reason("patch", "equivalent", "", message)]
-    if found.labels or found.beyond:
+    if found.differ:
         parts = [f"{found.labels} with another label"] if found.labels else []
         parts += [f"{found.beyond} with another number"] if found.beyond else []
         message = f"of {found.rows} rows of its golden sample, {' and '.join(parts)} ({_worst(found)})"

@@ -105,7 +105,7 @@ class StoredRequest(msgspec.Struct, frozen=True, tag="stored"):
 
     digest: str
     stored: tuple[str, ...]
-    allowed_python: tuple[str, ...]
+    allowed_python: frozenset[str]
     trusted_types: frozenset[str]
 
 

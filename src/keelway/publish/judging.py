@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """The new version: its ``manifest``, stored as ``digest``, and the ``report`` of its proof. ``allowed_python`` and
-    ``trusted_types`` are the consent of whoever pushes it."""
+    """The new version: its ``manifest``, stored as ``digest``, and the ``report`` of its proof. ``allowed_python``
+    (``None``: all of it) and ``trusted_types`` are the consent of whoever pushes it."""
 
     blobs: BlobStore
     manifest: Manifest
     digest: str
     report: Mapping[str, Any]
-    allowed_python: bool
+    allowed_python: frozenset[str] | None
     trusted_types: frozenset[str]
     progress: Callable[[str], None]
     _judged: dict[tuple[str, str], Sequence[Reason]] = field(default_factory=dict)
@@ -78,7 +78,8 @@ class Judge:
         try:
             found = self._ask(rows)
             tolerance = tolerance_of(_tolerance(live.version.report), _tolerance(self.report))
-            return behaviour_reasons(compare_answers(golden.answers, found.answers, found.accepted, tolerance))
+            beside, _ = compare_answers(golden.answers, found.answers, found.accepted, tolerance)
+            return behaviour_reasons(beside)
         except KeelwayError as error:
             return unknown(in_words(error))
 

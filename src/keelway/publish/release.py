@@ -119,7 +119,7 @@ def release(
         manifest, report, baseline, detector, features = _convert(blobs, source, progress)
     validate_signature(manifest.signature)
     digest = put_manifest(blobs, manifest)
-    consent = source.trust_pickle or bool(source.factory)
+    consent = None if source.trust_pickle or source.factory else frozenset[str]()
     trusted = source.trusted_types | frozenset(report.get("untrusted_types", ()))
     judge = Judge(blobs, manifest, digest, report, consent, trusted, progress)
     golden, report["golden"] = judge.keep_golden(features) if source.golden else (None, "none: --no-golden was said")

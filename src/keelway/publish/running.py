@@ -45,9 +45,15 @@ class Answered:
 
 
 def ask_stored(
-    blobs: BlobStore, digest: str, rows: Columns, *, allowed_python: bool, trusted_types: frozenset[str]
+    blobs: BlobStore,
+    digest: str,
+    rows: Columns,
+    *,
+    allowed_python: frozenset[str] | None,
+    trusted_types: frozenset[str],
 ) -> Answered:
-    """What the model ``digest`` answers to ``rows``; ``allowed_python`` is the consent to running its code.
+    """What the model ``digest`` answers to ``rows``; ``allowed_python`` are the digests whose code may run, ``None``
+    all that it consists of.
 
     Raises ``KeelwayError``: it cannot be loaded, or answers none of them.
     """
@@ -55,9 +61,9 @@ def ask_stored(
         workspace = Path(folder)
         stored: dict[str, Manifest] = {}
         _lay_out(blobs, digest, workspace, stored, 0)
-        allowed = tuple(stored) if allowed_python else ()
+        allowed = frozenset(stored) if allowed_python is None else allowed_python
         if trusted_types or not {manifest.runtime for manifest in stored.values()} <= _DATA:
-            return _ask_apart(workspace, digest, rows, allowed, trusted_types)
+            return _ask_apart(workspace, digest, rows, tuple(stored), allowed, trusted_types)
         return answer(workspace, stored, digest, rows, RuntimeOptions(trusted_types=trusted_types))
 
 
@@ -98,18 +104,22 @@ def ask_child(request: StoredRequest, folder: Path) -> StoredResult:
     stored = {digest: Manifest.from_bytes((folder / _key(digest)).with_suffix(".json").read_bytes(), digest)
               for digest in request.stored}  # fmt: skip
     rows, _ = unpack_columns((folder / exchange.ROWS).read_bytes())
-    options = RuntimeOptions(allowed_python=frozenset(request.allowed_python), trusted_types=request.trusted_types)
+    options = RuntimeOptions(allowed_python=request.allowed_python, trusted_types=request.trusted_types)
     found = answer(folder, stored, request.digest, rows, options)
     (folder / exchange.ANSWERS).write_bytes(pack_columns(found.answers))
     return StoredResult(tuple(found.accepted.tolist()))
 
 
 def _ask_apart(
-    workspace: Path, digest: str, rows: Columns, allowed: Sequence[str], trusted_types: frozenset[str]
+    workspace: Path,
+    digest: str,
+    rows: Columns,
+    stored: tuple[str, ...],
+    allowed: frozenset[str],
+    trusted_types: frozenset[str],
 ) -> Answered:
-    stored = tuple(f"sha256:{path.stem}" for path in workspace.glob("*.json"))
     (workspace / exchange.ROWS).write_bytes(pack_columns(rows))
-    exchange.write(workspace, exchange.REQUEST, StoredRequest(digest, stored, tuple(allowed), trusted_types))
+    exchange.write(workspace, exchange.REQUEST, StoredRequest(digest, stored, allowed, trusted_types))
     run_apart(workspace)
     result = exchange.read(workspace, exchange.RESULT, StoredResult)
     try:
