@@ -217,7 +217,10 @@ class BatchingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     models: Annotated[
         tuple[str, ...],
-        Meta(description="What to serve: `name`, `name@version` or `name@alias`. `name` follows its champion."),
+        Meta(
+            description="What to serve: `name`, `name@version`, `name@alias` or a range such as `name@^2.1`. `name` "
+            "follows its champion, a range the highest version in it."
+        ),
     ] = ()
     workers: Annotated[
         PositiveInt,

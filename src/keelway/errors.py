@@ -14,6 +14,7 @@ The tree::
     ├── AlreadyExists           that version is taken by other content                       (ALREADY_EXISTS)
     ├── FailedPrecondition      the request is sound, the state of the system is not         (FAILED_PRECONDITION)
     │   ├── ConversionRefused   a model could not be converted with proof                    (FAILED_PRECONDITION)
+    │   ├── Overtaken           the model was changed after a push of it was decided on      (FAILED_PRECONDITION)
     │   └── UntrustedArtifact   a file that may not be opened without the operator's consent (FAILED_PRECONDITION)
     ├── CorruptArtifact         bytes that differ from their manifest, or a hostile archive  (DATA_LOSS)
     ├── RateLimited             this caller asked too often                                  (RESOURCE_EXHAUSTED)
@@ -152,6 +153,10 @@ class FailedPrecondition(KeelwayError):
 
 
 class ConversionRefused(FailedPrecondition):
+    pass
+
+
+class Overtaken(FailedPrecondition):
     pass
 
 

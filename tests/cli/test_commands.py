@@ -25,7 +25,7 @@ from keelway.registry.store import Registry
 if TYPE_CHECKING:
     from tests.cli.conftest import Keelway
 
-COMMANDS = ("push", "serve", "predict", "models", "show", "promote", "health")
+COMMANDS = ("push", "serve", "predict", "models", "show", "diff", "promote", "health")
 PUSH = ("push", "buyers", "model.joblib", "--sample", "sample.csv", "--target", "bought")
 
 
@@ -112,7 +112,7 @@ def test_the_same_push_again_is_the_same_version(keelway: Keelway, trained: Path
 
 def test_promote_moves_the_champion_and_history_says_so(keelway: Keelway, trained: Path) -> None:  # S4
     keelway(*PUSH, "--trust-pickle")
-    keelway(*PUSH, "--trust-pickle")
+    keelway(*PUSH, "--trust-pickle", "--version", "1.1.0")
     assert json.loads(keelway("models", "--json").out)["models"][0]["aliases"] == {"champion": "1.0.0"}
     moved = keelway("promote", "buyers@1.1.0", "--why", "it is newer")
     assert moved.code == 0, moved.err

@@ -131,6 +131,38 @@ def test_columns_of_several_datatypes_go_to_their_tensors() -> None:
     assert_inputs(bind(MIXED, packed[0], *columns[:2], columns[3]), expected)
 
 
+#: The last two may be missing, and the second too.
+LENIENT = signature([Feature("age", "FP64"), *(Feature(name, "FP64", True) for name in ("income", "visits", "debt"))])
+
+
+def test_what_may_be_missing_may_be_left_out_of_tensors() -> None:
+    # S2: whoever was written before the inputs were added is answered.
+    age, missing = wire("age", np.array([41.0, 42.0])), float("nan")
+    expected = np.array([[41.0, missing, missing, missing], [42.0, missing, missing, missing]])
+    for sent in (age, wire("input", np.array([[41.0], [42.0]]))):
+        np.testing.assert_array_equal(bind(LENIENT, sent).inputs["input"], expected)
+    between = bind(LENIENT, age, wire("visits", np.array([1.0, 2.0]))).inputs["input"]
+    np.testing.assert_array_equal(between, [[41.0, missing, 1.0, missing], [42.0, missing, 2.0, missing]])
+    texts = signature([Feature("city", "BYTES"), Feature("plan", "BYTES", nullable=True)])
+    assert bind(texts, wire("input", np.array([["Bonn"]], object))).inputs["input"].tolist() == [["Bonn", None]]
+
+
+def test_what_may_not_be_missing_may_not_be_left_out_of_tensors() -> None:
+    assert refused(LENIENT, wire("income", np.ones(1))) == "input 'age' is missing"
+    assert refused(LENIENT, wire("input", np.ones((1, 0)))) == "input 'input' has shape [-1, 4], not [1, 0]"
+    assert refused(LENIENT, wire("input", np.ones((1, 5)))) == "input 'input' has shape [-1, 4], not [1, 5]"
+    assert refused(LENIENT, wire("input", np.ones(4))) == "input 'input' has shape [-1, 4], not [4]"
+    late = signature([Feature("age", "FP64", nullable=True), Feature("income", "FP64")])
+    assert refused(late, wire("input", np.ones((1, 1)))) == "input 'input' has shape [-1, 2], not [1, 1]"
+
+
+@pytest.mark.parametrize("sent", ["<f4", "<i4", "u1"])
+def test_a_datatype_is_as_good_as_one_that_holds_all_its_values(sent: str) -> None:
+    # S2: widening breaks nobody, so whoever sends the narrower one is answered.
+    bound = bind(LENIENT, wire("input", np.arange(4).reshape(1, 4).astype(sent)))
+    assert_inputs(bound, {"input": np.array([[0.0, 1.0, 2.0, 3.0]])})
+
+
 def test_a_tensor_of_its_own_keeps_its_shape() -> None:
     # R1
     image = np.arange(192, dtype="u1").reshape(1, 3, 8, 8)

@@ -61,6 +61,23 @@ def test_named_and_positional_rows_are_the_same_rows() -> None:
         assert (bound.rows, bound.positions, bound.row_errors) == (2, None, {})
 
 
+def test_what_may_be_missing_may_be_left_out_at_the_end_of_a_list() -> None:
+    # S2: whoever was written before the input was added is answered.
+    features = (
+        Feature("age", "FP32"),
+        Feature("income", "FP32", nullable=True),
+        Feature("debt", "FP32", nullable=True),
+    )
+    model = ModelSignature(features, pack(features), (OUTPUT,))
+    bound = bind(model, [[41], [41, 2], [41, 2, 3], [], [1, 2, 3, 4], [None]])
+    np.testing.assert_array_equal(bound.inputs["input"], [[41, np.nan, np.nan], [41, 2, np.nan], [41, 2, 3]])
+    assert messages(bound) == {
+        3: "a row has 3 values, not 0",
+        4: "a row has 3 values, not 4",
+        5: "'age' is missing and may not be",
+    }
+
+
 def test_rows_of_every_kind_of_feature_reach_their_tensors() -> None:
     # R2
     row = {"age": 41, "city": "Bonn", "owner": True, "count": 2**53 + 1, "pair": [1, 2.5]}
@@ -331,8 +348,9 @@ def naive_row(features: Sequence[Feature], row: Any) -> list[Any]:
         if not row.keys() <= {feature.name for feature in features}:
             raise ValueError
         row = [row.get(feature.name) for feature in features]
-    if type(row) is not list or len(row) != len(features):
+    if type(row) is not list or not 1 <= len(row) <= len(features):
         raise ValueError
+    row = row + [None] * (len(features) - len(row))  # which only what may be missing takes
     return [naive_value(feature, value) for feature, value in zip(features, row, strict=True)]
 
 

@@ -56,15 +56,30 @@ def test_no_accepted_alias_parses_as_a_version(text: str) -> None:
         ("churn@1.2.0", Reference("churn", version="1.2.0")),
         ("churn@1.2.0-rc.1+b", Reference("churn", version="1.2.0-rc.1+b")),
         ("churn@champion", Reference("churn", alias="champion")),
+        ("churn@^1.2", Reference("churn", range="^1.2")),
+        ("churn@>=1.2,<2", Reference("churn", range=">=1.2,<2")),
     ],
 )
-def test_a_reference_names_a_model_and_perhaps_a_version_or_alias(text: str, expected: Reference) -> None:
+def test_a_reference_names_a_model_and_perhaps_a_version_a_range_or_an_alias(text: str, expected: Reference) -> None:
     assert parse_reference(text) == expected
     assert str(expected) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["", "@1.0.0", "churn@", "churn@1.2", "churn@1", "churn@latest", "churn@a@b", "C@1.0.0"]
+    "text",
+    [
+        "",
+        "@1.0.0",
+        "churn@",
+        "churn@1.2",
+        "churn@1",
+        "churn@latest",
+        "churn@a@b",
+        "C@1.0.0",
+        "churn@^",
+        "churn@^x",
+        "^1",
+    ],
 )
 def test_anything_else_is_no_reference(text: str) -> None:
     with pytest.raises(InvalidInput):

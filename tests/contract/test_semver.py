@@ -1,4 +1,4 @@
-"""Semantic versions: the specification's own examples, and the laws of an order."""
+"""Semantic versions: the specification's own examples, the laws of an order, and ranges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keelway.contract.semver import MAX_LENGTH, Version
+from keelway.contract.semver import MAX_LENGTH, Range, Version, by_precedence, is_range
 from keelway.errors import InvalidInput
 
 # semver.org, item 11
@@ -126,3 +126,95 @@ def test_a_bump_is_a_higher_release(version: Version, part: Literal["major", "mi
 @given(VERSIONS.filter(lambda version: version.prerelease))
 def test_a_pre_release_stands_before_its_release(version: Version) -> None:
     assert version < Version(version.major, version.minor, version.patch)
+
+
+def test_texts_sort_by_precedence_and_not_by_letters() -> None:
+    # S1
+    assert by_precedence(["1.10.0", "1.9.0", "1.10.0-rc.1", "0.9.0"]) == ["0.9.0", "1.9.0", "1.10.0-rc.1", "1.10.0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("^2.1", "2.1.0 2.1.9 2.10.0 2.99.0", "2.0.9 3.0.0 1.9.0"),
+        ("^2.1.3", "2.1.3 2.2.0", "2.1.2 3.0.0"),
+        ("^2", "2.0.0 2.9.9", "1.9.9 3.0.0"),
+        ("^0.2.1", "0.2.1 0.2.9", "0.2.0 0.3.0 1.0.0"),
+        ("^0.0.3", "0.0.3", "0.0.2 0.0.4 0.1.0"),
+        ("^0.0", "0.0.0 0.0.9", "0.1.0"),
+        ("^0", "0.0.0 0.9.9", "1.0.0"),
+        ("~2.1.3", "2.1.3 2.1.10", "2.1.2 2.2.0"),
+        ("~2.1", "2.1.0 2.1.10", "2.0.9 2.2.0"),
+        ("~2", "2.0.0 2.9.0", "1.9.9 3.0.0"),
+        (">=1.2,<2", "1.2.0 1.10.0", "1.1.9 2.0.0"),
+        (">1.2", "1.3.0 2.0.0", "1.2.0 1.2.9"),
+        (">1.2.3", "1.2.4 1.3.0", "1.2.3"),
+        ("<=1.4", "1.4.7 1.0.0 0.1.0", "1.5.0"),
+        ("<=1.4.2", "1.4.2", "1.4.3"),
+        ("=1.4", "1.4.0 1.4.7", "1.5.0 1.3.9"),
+        ("=1.4.2", "1.4.2 1.4.2+build", "1.4.3 1.4.1"),
+        ("=1", "1.0.0 1.9.9", "2.0.0"),
+    ],
+)  # fmt: skip
+def test_a_range_holds_what_is_in_it(text: str, inside: str, outside: str) -> None:
+    # S1
+    wanted = Range.parse(text)
+    assert [version for version in inside.split() if Version.parse(version) not in wanted] == []
+    assert [version for version in outside.split() if Version.parse(version) in wanted] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("^2.1", "2.1.0", "2.2.0-rc.1 3.0.0-rc.1 2.1.0-rc.1"),
+        ("^2.2.0-rc.1", "2.2.0-rc.1 2.2.0-rc.2 2.2.0 2.3.0", "2.2.0-beta 2.3.0-rc.1 3.0.0-rc.1"),
+        (">=1.0.0-rc.1,<1.0.0", "1.0.0-rc.1 1.0.0-rc.9", "1.0.0 1.0.0-alpha"),
+        ("=1.0.0-rc.1", "1.0.0-rc.1", "1.0.0-rc.1.0 1.0.0-rc.2 1.0.0"),
+        (">1.0.0-rc.1", "1.0.0-rc.2 1.0.0 2.0.0", "1.0.0-rc.1 2.0.0-rc.1"),
+        (">1.2.3", "1.2.4", "1.2.4-rc.1"),
+        ("<2.0.0", "1.9.9", "2.0.0-rc.1"),
+    ],
+)
+def test_a_pre_release_is_in_a_range_only_if_the_range_names_one_of_the_same_numbers(
+    text: str, inside: str, outside: str
+) -> None:
+    # S1
+    wanted = Range.parse(text)
+    assert [version for version in inside.split() if Version.parse(version) not in wanted] == []
+    assert [version for version in outside.split() if Version.parse(version) in wanted] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "^", "1.2.3", "^1.2.x", "^v1", "^01", "^1.2-rc.1", "^1.2.3+b", "^1,", ",^1", ">=1 <2", "=>1", "^^1",
+     "^1.2.3.4", ">=2,<1", ">=1,<1", "^1" + "0" * MAX_LENGTH],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_what_is_no_range_or_holds_no_version_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="range of versions") as caught:
+        Range.parse(text)
+    assert not text or text not in caught.value.message
+
+
+def test_the_highest_version_in_a_range_is_chosen() -> None:
+    # S1
+    known = [Version.parse(text) for text in ("1.9.0", "1.10.0", "1.11.0-rc.1", "2.0.0", "0.1.0")]
+    assert str(Range.parse("^1.2").highest(known)) == "1.10.0"
+    assert Range.parse("^3").highest(known) is None
+    assert str(Range.parse("^1.2")) == "^1.2"
+
+
+def test_no_version_and_no_word_is_meant_as_a_range() -> None:
+    assert [text for text in ("1.2.3", "champion", "2024q1") if is_range(text)] == []
+    assert [text for text in ("^1", "~1", ">1", "<1", "=1") if not is_range(text)] == []
+
+
+@given(VERSIONS.filter(lambda version: not version.prerelease), VERSIONS.filter(lambda version: not version.prerelease))
+def test_a_caret_holds_what_a_bump_below_a_breaking_one_leads_to(first: Version, other: Version) -> None:
+    # S1
+    wanted = Range.parse(f"^{first.major}.{first.minor}.{first.patch}")
+    assert first in wanted
+    assert first.bump("major") not in wanted
+    assert (first.bump("minor") in wanted) == (first.major > 0)
+    assert (first.bump("patch") in wanted) == (first.major > 0 or first.minor > 0)
+    assert other not in wanted or other >= first

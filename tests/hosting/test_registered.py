@@ -120,6 +120,34 @@ def test_a_version_stays_and_an_alias_is_followed(
         assert version(server) == after
 
 
+def test_a_range_follows_the_highest_version_in_it_as_soon_as_it_is_pushed(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str]
+) -> None:  # S1
+    push("iris", "1.9.0")
+    with Server(source(registry, blobs, "iris@^1.2")) as server:
+        assert version(server) == "1.9.0"
+        push("iris", "2.0.0")
+        push("iris", "1.11.0-rc.1")
+        push("iris", "1.10.0")
+        wait_until(lambda: version(server) == "1.10.0", "the server to follow")
+        assert version(server, "2.0.0") == "404"
+
+
+def test_callers_may_ask_for_a_range_of_the_versions_served(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str]
+) -> None:  # S1
+    for number in ("1.9.0", "1.10.0", "2.0.0"):
+        push("iris", number)
+    with Server(source(registry, blobs, "iris@1.9.0", "iris@1.10.0", "iris@2.0.0")) as server:
+        asked = {selector: version(server, selector) for selector in ("^1.2", "%5E1.2", "~1.9", "%3E=1.2", "^3", "^x")}
+        assert asked == {
+            "^1.2": "1.10.0", "%5E1.2": "1.10.0", "~1.9": "1.9.0", "%3E=1.2": "2.0.0", "^3": "404", "^x": "404",
+        }  # fmt: skip
+        assert server.get("/v2/models/iris").json["versions"] == ["1.9.0", "1.10.0", "2.0.0"]
+        (listed,) = server.get("/v1/models").json["models"]
+        assert listed["versions"] == ["1.9.0", "1.10.0", "2.0.0"]
+
+
 def test_two_references_to_one_model_are_one_model_of_two_versions(
     registry: Registry, blobs: BlobStore, push: Callable[[str, str], str]
 ) -> None:

@@ -198,6 +198,21 @@ def test_a_version_an_alias_and_nothing_resolve(registry: Registry) -> None:
     assert resolved == ["1.0.0", "1.0.0", "1.2.0", "1.1.0"]
 
 
+def test_a_range_is_the_highest_available_version_in_it(registry: Registry) -> None:  # S1
+    for version in ("1.9.0", "1.10.0", "1.11.0", "1.12.0-rc.1", "2.0.0"):
+        push(registry, version)
+    registry.archive("churn", "1.11.0", **BY)
+    resolved = [registry.resolve("churn", wanted).version for wanted in ("^1.2", "~1.9", ">=1.9", "^1.12.0-rc.1")]
+    assert resolved == ["1.10.0", "1.9.0", "2.0.0", "1.12.0-rc.1"]
+    with pytest.raises(NotFound) as missing:
+        registry.resolve("churn", "^3")
+    assert "2.0.0" in str(missing.value.hint)
+    with pytest.raises(NotFound, match="no such model"):
+        registry.resolve("chum", "^1")
+    with pytest.raises(InvalidInput):
+        registry.resolve("churn", "^1.x")
+
+
 def test_without_a_champion_the_highest_available_release_is_served(registry: Registry) -> None:
     for version in ("1.9.0", "1.10.0", "1.11.0", "2.0.0-rc.1"):
         push(registry, version)

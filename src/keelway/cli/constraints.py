@@ -161,7 +161,7 @@ def _declared(registry: Registry, reference: str) -> tuple[ModelVersion, Policy]
     from keelway.contract.names import parse_reference
 
     wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.version or wanted.alias)
+    version = registry.resolve(wanted.name, wanted.selector)
     return version, registry.policy(version.model, version.version)
 
 

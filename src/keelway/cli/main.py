@@ -13,6 +13,7 @@ from keelway.cli import (
     aliases,
     archive,
     constraints,
+    diff,
     documents,
     gc,
     health,
@@ -44,6 +45,7 @@ app.command("serve", short_help="Serve models over REST.", help=serve.HELP)(serv
 app.command("predict", short_help="Predict rows from a file.", help=predict.HELP)(predict.predict)
 app.command("models", short_help="List the registered models.", help=models.MODELS_HELP)(models.models)
 app.command("show", short_help="Show one version and its proof.", help=models.SHOW_HELP)(models.show)
+app.command("diff", short_help="Show two versions side by side.", help=diff.HELP)(diff.diff)
 app.command("promote", short_help="Point an alias to a version.", help=models.PROMOTE_HELP)(models.promote)
 app.command("rollback", short_help="Move an alias back to where it was.", help=aliases.ROLLBACK_HELP)(aliases.rollback)
 app.add_typer(aliases.group, name="alias", short_help=aliases.HELP)

@@ -46,6 +46,7 @@ SHOW_HELP = """Show one version: its features, its files, how it was proved, and
 Examples:
   keelway show lead_scoring
   keelway show lead_scoring@1.2.0 --json
+  keelway show "lead_scoring@^1.2"
   keelway show lead_scoring --measure
   keelway show lead_scoring --server http://127.0.0.1:8080
 """
@@ -75,7 +76,7 @@ def models(store: StoreOption = None, config: ConfigOption = None, json: JsonOpt
 
 
 def show(
-    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="What to show.")],
+    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION|@RANGE|@ALIAS]", help="What to show.")],
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
@@ -97,7 +98,7 @@ def show(
     settings = registry_settings(config, store, artifacts)
     registry = open_registry(settings)
     wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.version or wanted.alias)
+    version = registry.resolve(wanted.name, wanted.selector)
     blobs = open_blobs(settings)
     manifest = read_manifest(blobs, version.model_digest)
     history = registry.history(version.model, limit=10)
@@ -258,6 +259,7 @@ def _steps(registry: Registry, blobs: BlobStore, pipeline: Manifest) -> list[dic
 
 
 def _print_version(document: dict[str, Any]) -> None:
+    from keelway.publish.bump import bump_lines
     from keelway.publish.lineage import lineage_lines
     from keelway.publish.report import report_lines
 
@@ -267,7 +269,12 @@ def _print_version(document: dict[str, Any]) -> None:
     typer.echo(f"  pushed {document['created_at']} by {document['created_by']}; runs as {document['runtime']}")
     for signature in document["signatures"]:
         typer.echo(f"  signed by the key {signature['key_id']} at {signature['created_at']} (keelway verify says more)")
-    for line in (*report_lines(document["report"]), *lineage_lines(document["metadata"].get("lineage", {}))):
+    metadata = document["metadata"]
+    for line in (
+        *bump_lines(metadata.get("bump", {})),
+        *report_lines(document["report"]),
+        *lineage_lines(metadata.get("lineage", {})),
+    ):
         typer.echo(f"  {line}")
     if "batching" in document:
         _print_batching(document["batching"])

@@ -35,6 +35,10 @@ classes (.py), pipelines of registered models and steps (.toml), and whatever a 
 A pickle, a Python class or a PyTorch file runs code when it is opened: say --trust-pickle if you trust its author. That
 is consent, not a sandbox.
 
+Without --version the version is computed: the signature, what is declared and the answers to the golden sample are
+compared with those of the versions that are live. MAJOR where a caller could break, PATCH where predictions are
+equivalent, else MINOR. A version that says less is refused, with the reasons.
+
 \b
 Examples:
   keelway push lead_scoring model.joblib --sample leads.parquet --target Purchase --trust-pickle
@@ -67,7 +71,7 @@ def push(
         str | None, typer.Option("--target", metavar="COLUMN", help="Column of the sample that is predicted.")
     ] = None,
     version: Annotated[
-        str | None, typer.Option("--version", metavar="X.Y.Z", help="Version; default: the next minor one.")
+        str | None, typer.Option("--version", metavar="X.Y.Z", help="Version; default: what the comparison computes.")
     ] = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Consent to running the code inside this file, in a child process.")
@@ -101,6 +105,9 @@ def push(
             "--sign", metavar="KEYFILE", help="Sign the version with this private key (PEM). Default: signing.key_file."
         ),
     ] = None,
+    no_golden: Annotated[
+        bool, typer.Option("--no-golden", help="Keep no rows of the sample with the version, to compare the next with.")
+    ] = False,
     why: WhyOption = "pushed from the command line",
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
@@ -123,6 +130,7 @@ def push(
         frozenset(trust_type or ()),
         python or (Path(named) if (named := settings.publish.keras_python) else None),
         given,
+        not no_golden,
     )
     release_and_print(settings, name, version, source, key, why, json=json)
 
@@ -132,6 +140,7 @@ def release_and_print(
 ) -> None:
     """Push ``source``, signed if there is a ``key``, and print what became of it."""
     from keelway.artifacts.statement import SignaturePolicy, sign_version
+    from keelway.publish.bump import bump_lines
     from keelway.publish.release import release
     from keelway.publish.report import report_lines
 
@@ -155,6 +164,7 @@ def release_and_print(
                 "version": pushed.version,
                 "model_digest": pushed.model_digest,
                 "key_id": key.key_id if key else None,
+                "bump": pushed.metadata.get("bump"),
                 "report": report,
             }
         )
@@ -162,7 +172,7 @@ def release_and_print(
     typer.echo(f"{pushed.model} {pushed.version}  {pushed.model_digest}")
     if key:
         typer.echo(f"  signed with the key {key.key_id}")
-    for line in report_lines(report):
+    for line in (*bump_lines(pushed.metadata.get("bump", {})), *report_lines(report)):
         typer.echo(f"  {line}")
     consent = f" --allow-python {pushed.model_digest}" if report.get("format") in ("python", "torch") else ""
     consent += "".join(f" --trust-type {name}" for name in report.get("untrusted_types", ()))

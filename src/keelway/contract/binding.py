@@ -1,19 +1,23 @@
 """Binding: a request in tensors, rows or columns becomes the input tensors of one version, by its signature.
 
 Compiled once per version, since it runs once per request. It checks names, datatypes and shapes, and never reshapes a
-wrong shape into a right one. Whether values are allowed is the validator's business (``keelway.guard.validation``).
+wrong shape into a right one. What may be missing may be left out: by name anywhere, in lists and packed tensors at the
+end; and a datatype is as good as one that holds all its values. So callers of an older version are answered whose
+promises ``compatibility.py`` finds kept. Whether values are allowed is the validator's business
+(``keelway.guard.validation``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
+from keelway.contract.compatibility import is_lossless
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.contract.values import base64_bytes, check_scalar, flatten, to_array
 from keelway.errors import InvalidInput, PayloadTooLarge, bare
@@ -55,6 +59,10 @@ class Binding:
         }
         self._batched = signature.batched
         self._max_rows = max_rows
+        self._least_values = _required(feature.nullable for feature in signature.features)
+        self._least_columns = {
+            spec.name: _required(self._features[name].nullable for name in spec.columns) for spec in signature.inputs
+        }
         # A row may be bare bytes, {"b64": ...}, where that can mean nothing else.
         first = signature.features[0] if len(signature.features) == 1 else None
         self._takes_bytes = first is not None and first.datatype == "BYTES" and first.name != "b64"
@@ -108,25 +116,46 @@ class Binding:
 
     def _packed(self, spec: TensorSpec, by_name: dict[str, WireTensor]) -> Array:
         """Columns sent as tensors of their own, [-1] or [-1, 1] each, packed into one [-1, n]."""
-        parts: list[Array] = []
+        parts: dict[str, Array] = {}
         for column in spec.columns:
             tensor = by_name.pop(column, None)
-            if tensor is None:
+            if tensor is not None:
+                shape = (*spec.shape[:1], 1) if len(tensor.shape) == 2 else spec.shape[:1]
+                parts[column] = self._checked(tensor, spec.datatype, shape).reshape(-1)
+            elif not self._features[column].nullable:
                 raise InvalidInput(f"input {column!r} is missing", field=column)
-            shape = (*spec.shape[:1], 1) if len(tensor.shape) == 2 else spec.shape[:1]
-            parts.append(self._checked(tensor, spec.datatype, shape).reshape(-1))
-        if len({len(part) for part in parts}) > 1:
+        lengths = {len(part) for part in parts.values()}
+        if len(lengths) > 1:
             raise InvalidInput("the columns differ in their number of rows")
-        return np.stack(parts, axis=1)
+        if len(parts) < len(spec.columns):
+            missing = _missing(lengths.pop(), spec.datatype)
+            parts = {column: parts.get(column, missing) for column in spec.columns}
+        return np.stack(list(parts.values()), axis=1)
 
     def _checked(self, tensor: WireTensor, datatype: str, shape: tuple[int, ...]) -> Array:
         name = tensor.name
+        data: Array = tensor.data
         if tensor.datatype != datatype:
-            raise InvalidInput(f"input {name!r} is {datatype}, not {tensor.datatype}", field=name)
+            if not is_lossless(tensor.datatype, datatype):
+                raise InvalidInput(f"input {name!r} is {datatype}, not {tensor.datatype}", field=name)
+            data = data.astype(NUMPY_DTYPES[datatype])
         given = tensor.shape
         if len(given) != len(shape) or any(want not in (-1, have) for want, have in zip(shape, given, strict=True)):
-            raise InvalidInput(f"input {name!r} has shape {list(shape)}, not {list(given)}", field=name)
-        return tensor.data  # type: ignore[no-any-return]
+            filled = self._filled(name, data, shape)
+            if filled is None:
+                raise InvalidInput(f"input {name!r} has shape {list(shape)}, not {list(given)}", field=name)
+            return filled
+        return data
+
+    def _filled(self, name: str, data: Array, shape: tuple[int, ...]) -> Array | None:
+        """A packed tensor that ends before columns which may be missing, with missing values there; else ``None``."""
+        spec = self._inputs.get(name)
+        if spec is None or not spec.columns or data.ndim != 2 or shape[0] not in (-1, len(data)):
+            return None
+        lacking = len(spec.columns) - data.shape[1]
+        if not 0 < lacking <= len(spec.columns) - self._least_columns[name]:
+            return None
+        return np.concatenate([data, *[_missing(len(data), spec.datatype)[:, None]] * lacking], axis=1)
 
     def _bind_raw(self, body: bytes) -> BoundRequest:
         """A body that is nothing but the bytes of the only input; its one open dimension follows from the size."""
@@ -209,10 +238,10 @@ class Binding:
             values = [row]
         elif not isinstance(row, list):
             raise InvalidInput("a row must be an object of named values or a list in the order of the features")
-        elif len(row) != len(self._names):
+        elif not self._least_values <= len(row) <= len(self._names):
             raise InvalidInput(f"a row has {len(self._names)} values, not {len(row)}")
         else:
-            values = row
+            values = row + [None] * (len(self._names) - len(row))
         return [_value(feature, value) for feature, value in zip(self._features.values(), values, strict=True)]
 
     def _assemble(self, rows: Sequence[Sequence[Any]]) -> dict[str, Array]:
@@ -272,6 +301,15 @@ class Binding:
         near = get_close_matches(name[:64], known, n=1) if suggest else []
         expected = f"did you mean {near[0]!r}?" if near else f"this model takes {_listed(known)}"
         return InvalidInput(f"this model has no such {kind}; {expected}")
+
+
+def _required(nullable: Iterable[bool]) -> int:
+    """How many values a list has at least, so that what is left out at its end may be missing."""
+    return max((place + 1 for place, missing in enumerate(nullable) if not missing), default=1)
+
+
+def _missing(rows: int, datatype: str) -> Array:
+    return np.full(rows, None if datatype == "BYTES" else np.nan, NUMPY_DTYPES[datatype])
 
 
 def _value(feature: Feature, value: Any) -> Any:

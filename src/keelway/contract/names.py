@@ -1,4 +1,4 @@
-"""The names of models and aliases, and references such as ``churn@1.2.0`` or ``churn@champion``.
+"""The names of models and aliases, and references such as ``churn@1.2.0``, ``churn@^1.2`` or ``churn@champion``.
 
 Pure text: whether anything of that name exists is the registry's business. The registry, the command line and the
 server's configuration call it.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
 
-from keelway.contract.semver import Version
+from keelway.contract.semver import Range, Version, is_range
 from keelway.errors import InvalidInput
 
 MAX_NAME_LENGTH: Final = 63
@@ -23,15 +23,21 @@ _RESERVED_ALIASES = frozenset({"latest"})
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model, and which of its versions: an exact ``version``, an ``alias``, or neither (the default one)."""
+    """A model, and which of its versions: an exact ``version``, an ``alias``, the highest of a ``range``, or none of
+    these (the default one)."""
 
     name: str
     version: str | None = None
     alias: str | None = None
+    range: str | None = None
+
+    @property
+    def selector(self) -> str | None:
+        """What follows the ``@``."""
+        return self.version or self.alias or self.range
 
     def __str__(self) -> str:
-        chosen = self.version or self.alias
-        return f"{self.name}@{chosen}" if chosen else self.name
+        return f"{self.name}@{self.selector}" if self.selector else self.name
 
 
 def check_name(name: str) -> str:
@@ -62,11 +68,14 @@ def check_alias(alias: str) -> str:
 
 
 def parse_reference(text: str) -> Reference:
-    """``name``, ``name@version`` or ``name@alias`` as a ``Reference``. Raises ``InvalidInput`` for anything else."""
+    """``name``, ``name@version``, ``name@range`` or ``name@alias`` as a ``Reference``. ``InvalidInput`` for anything
+    else."""
     name, separator, chosen = text.partition("@")
     check_name(name)
     if not separator:
         return Reference(name)
+    if is_range(chosen):
+        return Reference(name, range=str(Range.parse(chosen)))
     # No alias has a dot and every version has, so an error is told in the words of what was meant.
     if "." in chosen:
         return Reference(name, version=str(Version.parse(chosen)))

@@ -16,7 +16,8 @@ from keelway.registry.store import Registry
 
 
 class RegistrySource:
-    """Models of the registry. A reference without a version follows the champion; its other aliases are live too."""
+    """Models of the registry. A reference without a version follows the champion; its other aliases are live too. One
+    with a range follows the highest version in it, as soon as that is pushed."""
 
     def __init__(
         self,
@@ -51,9 +52,9 @@ class RegistrySource:
             self._references.append(reference)
 
     def _resolve(self, reference: Reference) -> Wanted:
-        chosen = self._registry.resolve(reference.name, reference.version or reference.alias)
+        chosen = self._registry.resolve(reference.name, reference.selector)
         name = chosen.model
-        if reference.version:
+        if reference.version or reference.range:
             return Wanted(name, [self._release(chosen)], chosen.version)
         aliases = {alias.alias: alias.version for alias in self._registry.aliases(name)}
         versions = dict.fromkeys((chosen.version, *aliases.values()))

@@ -19,11 +19,12 @@ from keelway.publish.exchange import (
     FactoryRequest,
     NetworkRequest,
     PythonRequest,
+    StoredRequest,
     failure_of,
     write,
 )
 
-_Request = EstimatorRequest | NetworkRequest | EncoderRequest | FactoryRequest | PythonRequest
+_Request = EstimatorRequest | NetworkRequest | EncoderRequest | FactoryRequest | PythonRequest | StoredRequest
 
 
 def main(folder: Path) -> int:
@@ -45,6 +46,10 @@ def main(folder: Path) -> int:
             from keelway.publish.factory import ask_factory
 
             write(folder, exchange.RESULT, ask_factory(request, folder))
+        elif isinstance(request, StoredRequest):
+            from keelway.publish.running import ask_child
+
+            write(folder, exchange.RESULT, ask_child(request, folder))
         else:
             from keelway.publish.python_class import ask_class
 

@@ -9,7 +9,7 @@ The file::
 
     [[step]]
     name = "classify"
-    model = "resnet@1.0.0"                 # a version, an alias, or the champion: pinned by digest when pushed
+    model = "resnet@1.0.0"                 # a version, a range, an alias, or the champion: pinned by digest when pushed
     inputs = { input = "prepare.pixels" }
 
     [outputs]
@@ -175,7 +175,7 @@ def _member(step: _Step, folder: Path, registry: Registry, blobs: BlobStore, sig
         )
     if step.model is not None:
         reference = parse_reference(step.model)
-        version = registry.resolve(reference.name, reference.version or reference.alias)
+        version = registry.resolve(reference.name, reference.selector)
         if signed is not None:
             signatures = registry.signatures(version.model, version.version)
             signed.check(version.model, version.version, version.model_digest, signatures)

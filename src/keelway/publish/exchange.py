@@ -100,6 +100,21 @@ class FactoryRequest(msgspec.Struct, frozen=True, tag="factory"):
     tolerance: float | None
 
 
+class StoredRequest(msgspec.Struct, frozen=True, tag="stored"):
+    """Ask the model ``digest`` for ``ROWS``. The folder holds the files and the manifest of each of ``stored``."""
+
+    digest: str
+    stored: tuple[str, ...]
+    allowed_python: frozenset[str]
+    trusted_types: frozenset[str]
+
+
+class StoredResult(msgspec.Struct, frozen=True, tag="stored"):
+    """Which rows were answered, in ``ANSWERS``."""
+
+    accepted: tuple[bool, ...]
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """One conversion: a model ``file`` in the folder that takes numbers as ``door`` (FP32 or FP64), or a ``reason``
     why there is none."""

@@ -7,11 +7,12 @@ so may a training script.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -23,12 +24,16 @@ from keelway.artifacts.materialise import put_manifest, store_folder
 from keelway.artifacts.statement import SignaturePolicy
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
+from keelway.contract.compatibility import Promise
 from keelway.contract.names import check_name
 from keelway.contract.semver import Version
 from keelway.contract.signature import validate_signature
-from keelway.errors import InvalidInput, NotFound
+from keelway.errors import InvalidInput, NotFound, Overtaken
 from keelway.publish.anomalies import described, learn
+from keelway.publish.bump import compute
 from keelway.publish.compose import compose, text_pipeline
+from keelway.publish.golden import GOLDEN
+from keelway.publish.judging import Judge
 from keelway.publish.lineage import collect
 from keelway.publish.report import Prepared
 from keelway.registry.models import ModelVersion
@@ -66,7 +71,8 @@ class Source:
     skops file may contain. ``tolerance`` is the largest accepted difference of a probability, or of a value relative to
     the scale of what is predicted; None is the default for the kind of model. ``python`` is the interpreter of an
     environment with TensorFlow, for Keras models; None is this one. ``lineage`` is what the author says of it
-    (``lineage.parse_given``), beside what is found out."""
+    (``lineage.parse_given``), beside what is found out. ``golden``: some rows of the sample are kept, with the model's
+    answers."""
 
     file: Path | None = None
     sample: Path | None = None
@@ -77,6 +83,11 @@ class Source:
     trusted_types: frozenset[str] = frozenset()
     python: Path | None = None
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    golden: bool = True
+
+
+#: How often a push is decided anew because somebody else changed the model meanwhile.
+_ATTEMPTS: Final = 5
 
 
 def release(
@@ -92,15 +103,15 @@ def release(
     why: str,
     progress: Progress = lambda message: None,
 ) -> ModelVersion:
-    """Prove, store and register. Files are stored before the registry names them, so an interrupted push is invisible.
-    ``sign`` signs the version; ``signed`` is what is demanded of the members of a pipeline, which its signature will
-    vouch for.
+    """Prove, store, compare with what is live and register. Files are stored before the registry names them, so an
+    interrupted push is invisible. ``version`` ``None`` is the one that the comparison computes (``bump.py``). ``sign``
+    signs the version; ``signed`` is what is demanded of the members of a pipeline, which its signature will vouch for.
 
-    Raises ``KeelwayError``: the file is no model, may not be opened, cannot be proved or kept, or the version is taken.
+    Raises ``KeelwayError``: the file is no model, may not be opened, cannot be proved or kept, the version is taken, or
+    it says less than the comparison has found.
     """
     check_name(name)
-    if version is not None:
-        Version.parse(version)
+    declared = None if version is None else Version.parse(version)
     if (source.file is None) == (not source.factory):
         raise InvalidInput("nothing, or two things, to push", field="file", hint="give a file, or --from-python")
     if source.file is not None and not source.file.exists():
@@ -111,37 +122,71 @@ def release(
         report: dict[str, Any] = {"format": "pipeline"}
         baseline: Baseline | None = None
         detector: Detector | None = None
+        features, _ = _apart(_sample(source, progress), source.target)
     else:
-        manifest, report, baseline, detector = _convert(blobs, source, progress)
+        manifest, report, baseline, detector, features = _convert(blobs, source, progress)
     validate_signature(manifest.signature)
-    progress("registering")
     digest = put_manifest(blobs, manifest)
-    return registry.push(
-        name,
-        version,
-        digest,
-        report=report,
-        baseline=baseline,
-        detector=detector,
-        stored=partial(require_stored, blobs, digest),
-        metadata={"lineage": collect(source.file, source.sample, source.lineage)},
-        sign=sign,
-        who=who,
-        why=why,
-    )
+    consent = None if source.trust_pickle or source.factory else frozenset[str]()
+    trusted = source.trusted_types | frozenset(report.get("untrusted_types", ()))
+    judge = Judge(blobs, manifest, digest, report, consent, trusted, progress)
+    golden, report["golden"] = judge.keep_golden(features) if source.golden else (None, "none: --no-golden was said")
+    metadata: dict[str, Any] = {"lineage": collect(source.file, source.sample, source.lineage)}
+    if golden is not None:
+        metadata[GOLDEN] = golden
+    for _ in range(_ATTEMPTS):
+        standing = registry.standing(name)
+        bump = None
+        if declared is None or declared not in map(Version.parse, standing.numbers):
+            bump = compute(standing, Promise(manifest.signature), declared, judge.promise_of, judge.behave)
+        progress("registering")
+        with suppress(Overtaken):
+            return registry.push(
+                name,
+                bump.version if bump else version,  # one that is there is the same, or taken: the registry tells
+                digest,
+                report=report,
+                baseline=baseline,
+                detector=detector,
+                metadata=metadata | ({"bump": msgspec.to_builtins(bump)} if bump else {}),
+                stored=partial(require_stored, blobs, digest, *([golden.removeprefix("sha256:")] if golden else [])),
+                sign=sign,
+                decided_on=standing,
+                who=who,
+                why=why,
+            )
+        progress("the model was changed meanwhile: comparing anew")
+    raise Overtaken("the model is changed again and again", field="version", hint="push it when nobody else does")
+
+
+def _sample(source: Source, progress: Progress) -> pd.DataFrame | Path | None:
+    """The sample as a table, or as the file of arrays that it is."""
+    from keelway.contract.sample import read_sample
+    from keelway.publish.examples import ARRAY_FILES
+
+    if source.sample is None or source.sample.suffix in ARRAY_FILES:
+        return source.sample
+    progress(f"reading the sample {source.sample.name}")
+    return read_sample(source.sample)
+
+
+def _apart(
+    sample: pd.DataFrame | Path | None, target: str | None
+) -> tuple[pd.DataFrame | Path | None, pd.Series[Any] | None]:
+    """What a model is given of the sample, and what it predicts, where that is a column of a table."""
+    from keelway.contract.sample import split_target
+
+    if sample is None or isinstance(sample, Path) or target is None:
+        return sample, None
+    return split_target(sample, target)
 
 
 def _convert(
     blobs: BlobStore, source: Source, progress: Progress
-) -> tuple[Manifest, dict[str, Any], Baseline | None, Detector | None]:
-    from keelway.contract.sample import read_sample, split_target
-    from keelway.publish.examples import ARRAY_FILES
+) -> tuple[Manifest, dict[str, Any], Baseline | None, Detector | None, pd.DataFrame | Path | None]:
     from keelway.publish.push import prepare, without_target
 
-    sample: pd.DataFrame | Path | None = source.sample
-    if source.sample is not None and source.sample.suffix not in ARRAY_FILES:
-        progress(f"reading the sample {source.sample.name}")
-        sample = read_sample(source.sample)
+    sample = _sample(source, progress)
     with TemporaryDirectory(prefix="keelway-push-") as folder:
         workspace = Path(folder)
 
@@ -179,12 +224,12 @@ def _convert(
             manifest = text_pipeline(prepared.tokenized.file, prepared.tokenized.options, manifest, blobs)
     report = msgspec.to_builtins(prepared.report)
     detector = None
-    if sample is not None and not isinstance(sample, Path):
+    features, classes = _apart(sample, source.target)
+    if features is not None and not isinstance(features, Path):
         progress("learning what rows look like")
-        features, classes = (sample, None) if source.target is None else split_target(sample, source.target)
         detector = learn(features, manifest.signature, classes)
-        report["anomalies"] = described(detector, len(sample))
-    return manifest, report, prepared.baseline, detector
+        report["anomalies"] = described(detector, len(features))
+    return manifest, report, prepared.baseline, detector, features
 
 
 def _unpacked(file: Path, folder: Path) -> Path:

@@ -110,7 +110,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     try:
         found = msgspec.convert(known, ConversionReport)
     except msgspec.ValidationError:  # another kind of report, a pipeline's for one
-        return [f"kept as {report['format']}"] if "format" in report else []
+        lines = [f"kept as {report['format']}"] if "format" in report else []
+        return lines + ([f"golden sample: {report['golden']}"] if "golden" in report else [])
     what = f"{found.source}: {found.estimator}" if found.estimator else found.source
     kept = f"{found.framework}'s own format" if found.format in ("boosters", "torch") else found.format
     lines = [what, f"kept as {kept}: {found.reason}", *_proof_lines(found)]
@@ -125,6 +126,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     if found.untrusted_types:
         lines.append(f"whoever serves it must trust: {', '.join(found.untrusted_types)}")
     lines += anomaly_lines(report["anomalies"]) if "anomalies" in report else []
+    lines += [f"golden sample: {report['golden']}"] if "golden" in report else []
     return lines + [f"warning: {warning}" for warning in found.warnings]
 
 

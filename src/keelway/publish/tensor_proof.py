@@ -27,6 +27,21 @@ def compare_tensors(
     ``label_differences`` counts examples with another whole number. Raises ``ModelFailed`` if outputs are missing or of
     another shape.
     """
+    every, wrong = differences(original, candidate, scales)
+    return Comparison(
+        rows=len(every),
+        label_differences=int(wrong.sum()),
+        worst_difference=float(every.max(initial=0.0)),
+        worst_row=int(np.argmax(np.where(wrong, np.inf, every))),
+        beyond=float((every > tolerance).mean()),
+        refused=0,
+    )
+
+
+def differences(
+    original: Sequence[Outputs], candidate: Sequence[Outputs], scales: Mapping[str, float]
+) -> tuple[Array, Array]:
+    """Of each example the largest difference of a number, and whether it has another whole number or text."""
     worst, differ = [], []
     for given, answered in zip(original, candidate, strict=True):
         rows = _examples(given)
@@ -44,15 +59,7 @@ def compare_tensors(
                 batch_differ |= (expected != found).reshape(rows, -1).any(axis=1)
         worst.append(batch_worst)
         differ.append(batch_differ)
-    every, wrong = np.concatenate(worst), np.concatenate(differ)
-    return Comparison(
-        rows=len(every),
-        label_differences=int(wrong.sum()),
-        worst_difference=float(every.max(initial=0.0)),
-        worst_row=int(np.argmax(np.where(wrong, np.inf, every))),
-        beyond=float((every > tolerance).mean()),
-        refused=0,
-    )
+    return np.concatenate(worst), np.concatenate(differ)
 
 
 def _examples(answer: Outputs) -> int:

@@ -1,4 +1,4 @@
-"""Reading the registry: from a name, a version or an alias to rows, and good words when there is none.
+"""Reading the registry: from a name, a version, a range or an alias to rows, and good words when there is none.
 
 Every function takes an open connection and changes nothing. ``Registry`` is the only caller.
 """
@@ -17,7 +17,7 @@ from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
 from keelway.contract.names import check_alias, check_name
-from keelway.contract.semver import Version
+from keelway.contract.semver import Range, Version, is_range
 from keelway.errors import FailedPrecondition, NotFound
 from keelway.registry.history import to_seconds
 from keelway.registry.models import CHAMPION, ModelListing, ModelVersion, VersionSummary
@@ -84,20 +84,22 @@ def get_alias(connection: sa.Connection, name: str, alias: str) -> ModelVersion 
     return None if row is None else _model_version(row)
 
 
-def resolve(connection: sa.Connection, name: str, version_or_alias: str | None) -> ModelVersion:
+def resolve(connection: sa.Connection, name: str, selector: str | None) -> ModelVersion:
     """See ``Registry.resolve``."""
     check_name(name)
-    if version_or_alias is None:
+    if selector is None:
         return get_alias(connection, name, CHAMPION) or _highest_release(connection, name)
+    if is_range(selector):
+        return _highest_in(connection, name, Range.parse(selector))
     # No alias has a dot and every version has.
-    if "." in version_or_alias:
-        found = get_version(connection, name, version_or_alias)
+    if "." in selector:
+        found = get_version(connection, name, selector)
         if found.state == "archived":
             raise FailedPrecondition("the version is archived", field="version", hint="restore it, or name another")
         return found
-    pointed = get_alias(connection, name, check_alias(version_or_alias))
+    pointed = get_alias(connection, name, check_alias(selector))
     if pointed is None:
-        raise no_alias(connection, name, version_or_alias)
+        raise no_alias(connection, name, selector)
     return pointed
 
 
@@ -141,6 +143,16 @@ def _highest_release(connection: sa.Connection, name: str) -> ModelVersion:
         require_model(connection, name)
         raise NotFound("the model has no champion and no release", field="version", hint="name a version or an alias")
     return get_version(connection, name, max(releases, key=precedence).version)
+
+
+def _highest_in(connection: sa.Connection, name: str, wanted: Range) -> ModelVersion:
+    known = {precedence(row): row.version for row in summaries(connection, name) if row.state == "available"}
+    highest = wanted.highest(known)
+    if highest is None:
+        require_model(connection, name)
+        there = ", ".join(known[version] for version in sorted(known, reverse=True)[:5])
+        raise NotFound("no version is in the range", field="version", hint=f"there is {there}" if there else None)
+    return get_version(connection, name, known[highest])
 
 
 def _no_version(connection: sa.Connection, name: str, version: str) -> NotFound:

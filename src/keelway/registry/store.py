@@ -46,6 +46,7 @@ from keelway.registry.models import (
 )
 from keelway.registry.schema import aliases, models, policies, versions
 from keelway.registry.signatures import enter_signature, signatures_of
+from keelway.registry.standing import Standing, check_unchanged, standing
 
 FIRST_VERSION: Final = Version(1, 0, 0)
 
@@ -113,13 +114,19 @@ class Registry:
         with reading(self._engine) as connection:
             return lookup.get_version(connection, name, version)
 
-    def resolve(self, name: str, version_or_alias: str | None = None) -> ModelVersion:
-        """The version meant by a version, an alias, or nothing: the champion, else the highest that is no pre-release.
+    def resolve(self, name: str, selector: str | None = None) -> ModelVersion:
+        """The version meant by a version, an alias, a range (the highest in it that is not archived), or nothing: the
+        champion, else the highest that is no pre-release.
 
         An archived version is ``FailedPrecondition``.
         """
         with reading(self._engine) as connection:
-            return lookup.resolve(connection, name, version_or_alias)
+            return lookup.resolve(connection, name, selector)
+
+    def standing(self, name: str) -> Standing:
+        """What a new version of the model is compared with; nothing if there is no such model."""
+        with reading(self._engine) as connection:
+            return standing(connection, check_name(name))
 
     def aliases(self, name: str) -> tuple[Alias, ...]:
         """The aliases of a model, by name."""
@@ -181,6 +188,7 @@ class Registry:
         metadata: Mapping[str, Any] | None = None,
         stored: Callable[[], None] = lambda: None,
         sign: Signing | None = None,
+        decided_on: Standing | None = None,
         who: str,
         why: str,
     ) -> ModelVersion:
@@ -191,7 +199,8 @@ class Registry:
         with the same digest again changes nothing and answers what is there; with another digest it is
         ``AlreadyExists``, as is a name that differs from a known one in ``_`` and ``-`` only. The first version of a
         model becomes its champion. ``report`` and ``metadata`` are JSON objects. What ``sign`` makes of the name, the
-        version and the digest is entered with the version, so that nobody ever sees it without.
+        version and the digest is entered with the version, so that nobody ever sees it without. ``Overtaken`` if the
+        model does not stand any more as it did when the version was ``decided_on``.
         """
         wanted = None if version is None else Version.parse(version)
         if not _DIGEST.fullmatch(manifest_digest):
@@ -200,6 +209,8 @@ class Registry:
             )
         with self._change(check_name(name), who, why) as (connection, change):
             stored()
+            if decided_on is not None:
+                check_unchanged(connection, name, decided_on)
             _enter_model(connection, change)
             known = {Version.parse(row.version): row for row in lookup.summaries(connection, name)}
             chosen = wanted or _next(known)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from keelway.contract.binding import Binding
+from keelway.contract.semver import Range, Version, is_range
 from keelway.contract.signature import ModelSignature
 from keelway.errors import InvalidInput, NotFound, Unavailable
 from keelway.ports import Runtime
@@ -125,6 +126,18 @@ class ServedModel:
     default: str
     aliases: Mapping[str, str] = field(default_factory=dict)
 
+    def highest(self, selector: str) -> ServedVersion | None:
+        """The highest loaded version in the range ``selector``; ``None`` if it is no range, or holds none of them."""
+        if not is_range(selector):
+            return None
+        try:
+            wanted = Range.parse(selector)
+        except InvalidInput:
+            return None
+        known = {Version.parse(version): version for version in self.versions}
+        found = wanted.highest(known)
+        return None if found is None else self.versions[known[found]]
+
 
 @dataclass(frozen=True, slots=True)
 class ServingSnapshot:
@@ -136,7 +149,7 @@ class ServingSnapshot:
     keys: Sequence[StoredKey] = ()
 
     def resolve(self, name: str, selector: str | None) -> ServedVersion:
-        """The version that answers for ``name`` and ``selector`` (a version, an alias or ``None``).
+        """The version that answers for ``name`` and ``selector`` (a version, an alias, a range or ``None``).
 
         Raises ``NotFound``, in the same words whether the model or the version is unknown, and ``Unavailable`` for a
         model that is known but not loaded.
@@ -144,7 +157,7 @@ class ServingSnapshot:
         model = self.model(name)
         if selector is None:
             return model.versions[model.default]
-        version = model.versions.get(model.aliases.get(selector, selector))
+        version = model.versions.get(model.aliases.get(selector, selector)) or model.highest(selector)
         if version is None:
             raise NotFound("no such model or version is served here")
         return version

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import orjson
 
 from keelway import __version__
+from keelway.contract.semver import by_precedence
 from keelway.dataplane import DataPlane
 from keelway.errors import NotFound, PermissionDenied, Unavailable
 from keelway.guard.scopes import Done, check_seen, demand
@@ -73,7 +74,7 @@ class Repository:
         model, version = snapshot.model(request.name), snapshot.resolve(request.name, request.version or None)
         return wire.ModelMetadataResponse(
             name=model.name,
-            versions=[version.version] if request.version else sorted(model.versions),
+            versions=[version.version] if request.version else by_precedence(model.versions),
             platform=version.platform,
             inputs=map(_tensor, version.signature.inputs),
             outputs=map(_tensor, version.signature.outputs),

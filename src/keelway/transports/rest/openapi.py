@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from keelway import __version__
 from keelway.contract.constraints import Constraint
+from keelway.contract.semver import by_precedence
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.routing.snapshot import ServedModel, ServedVersion
 from keelway.transports.rest.declared import constrained, constraint_schema
@@ -298,12 +299,12 @@ def _answer(description: str, schema: str) -> dict[str, Any]:
 
 
 def _version_parameter(model: ServedModel) -> dict[str, Any]:
-    others = sorted({*model.versions, *model.aliases} - {model.default})
+    others = [version for version in by_precedence(model.versions) if version != model.default] + sorted(model.aliases)
     return {
         "name": "version",
         "in": "path",
         "required": True,
-        "description": "A version or an alias.",
+        "description": "A version, an alias, or a range such as ^1.2.",
         "schema": {"type": "string", "examples": [model.default, *others]},
     }
 

@@ -18,6 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from keelway import __version__
+from keelway.contract.semver import by_precedence
 from keelway.dataplane import DataPlane
 from keelway.errors import Cancelled, KeelwayError, PayloadTooLarge, PermissionDenied
 from keelway.guard.scopes import Done, check_seen, demand
@@ -123,7 +124,7 @@ class Service:
         return json_response(
             {
                 "name": model.name,
-                "versions": [version.version] if "version" in request.path_params else sorted(model.versions),
+                "versions": [version.version] if "version" in request.path_params else by_precedence(model.versions),
                 "platform": version.platform,
                 "inputs": [tensor_document(spec) for spec in signature.inputs],
                 "outputs": [tensor_document(spec) for spec in signature.outputs],
@@ -234,7 +235,7 @@ def model_document(model: ServedModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "version": model.default,
-        "versions": sorted(model.versions),
+        "versions": by_precedence(model.versions),
         "aliases": dict(model.aliases),
         "model_digest": default.model_digest,
         "batching": default.metadata.get("batching"),

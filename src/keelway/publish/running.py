@@ -1,0 +1,189 @@
+"""A stored model asked: what it answers to rows by feature, as the server that will load it would.
+
+Models that are data are run here. One that is code, or holds types that somebody had to trust, is run in a process of
+its own (``apart.py``), as when it was opened. ``release.py`` and ``keelway diff`` are the callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+
+from keelway.artifacts.blobs import BlobStore
+from keelway.artifacts.manifest import Manifest
+from keelway.artifacts.materialise import materialise, read_manifest
+from keelway.contract.signature import ModelSignature
+from keelway.errors import CorruptArtifact, ModelFailed
+from keelway.plugins import runtime_loader
+from keelway.ports import Runtime, RuntimeOptions
+from keelway.publish import exchange
+from keelway.publish.apart import run_apart
+from keelway.publish.exchange import StoredRequest, StoredResult
+from keelway.publish.golden import Columns, pack_columns, unpack_columns
+from keelway.types import Array, TensorSpec
+
+#: Runtimes that run no code of the artifact.
+_DATA: Final = frozenset({"boosters", "image", "litert", "onnx", "pipeline", "skops", "tokens"})
+
+_MAX_DEPTH: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """``answers`` [a, ...] by output to those of n rows that are ``accepted`` [n], of which there is at least one."""
+
+    answers: Columns
+    accepted: Array
+
+
+def ask_stored(
+    blobs: BlobStore,
+    digest: str,
+    rows: Columns,
+    *,
+    allowed_python: frozenset[str] | None,
+    trusted_types: frozenset[str],
+) -> Answered:
+    """What the model ``digest`` answers to ``rows``; ``allowed_python`` are the digests whose code may run, ``None``
+    all that it consists of.
+
+    Raises ``KeelwayError``: it cannot be loaded, or answers none of them.
+    """
+    with TemporaryDirectory(prefix="keelway-ask-") as folder:
+        workspace = Path(folder)
+        stored: dict[str, Manifest] = {}
+        _lay_out(blobs, digest, workspace, stored, 0)
+        allowed = frozenset(stored) if allowed_python is None else allowed_python
+        if trusted_types or not {manifest.runtime for manifest in stored.values()} <= _DATA:
+            return _ask_apart(workspace, digest, rows, tuple(stored), allowed, trusted_types)
+        return answer(workspace, stored, digest, rows, RuntimeOptions(trusted_types=trusted_types))
+
+
+def answer(
+    workspace: Path, stored: Mapping[str, Manifest], digest: str, rows: Columns, options: RuntimeOptions
+) -> Answered:
+    """Load what lies in ``workspace`` and ask it. A batch that is refused is asked row by row."""
+    with ExitStack() as closing:
+
+        def load(one: str) -> Runtime:
+            manifest = stored[one]
+            return runtime_loader(manifest.runtime)(_folder(workspace, one), one, manifest.options, options, load)
+
+        runtime = load(digest)
+        closing.callback(runtime.close)
+        signature = stored[digest].signature
+        count = len(next(iter(rows.values())))
+        accepted = np.ones(count, bool)
+        if signature.batched:
+            try:
+                return Answered(_run(runtime, signature, rows), accepted)
+            except Exception:  # noqa: BLE001 - a model may raise anything for a row it does not like
+                accepted[:] = False
+        found: list[Columns] = []
+        for place in range(count):
+            try:
+                found.append(
+                    _run(runtime, signature, {name: column[place : place + 1] for name, column in rows.items()})
+                )
+                accepted[place] = True
+            except Exception:  # noqa: BLE001
+                accepted[place] = False
+    return Answered(_joined(found, batched=signature.batched), accepted)
+
+
+def ask_child(request: StoredRequest, folder: Path) -> StoredResult:
+    """In the child: as ``answer``, from files and to files."""
+    stored = {digest: Manifest.from_bytes((folder / _key(digest)).with_suffix(".json").read_bytes(), digest)
+              for digest in request.stored}  # fmt: skip
+    rows, _ = unpack_columns((folder / exchange.ROWS).read_bytes())
+    options = RuntimeOptions(allowed_python=request.allowed_python, trusted_types=request.trusted_types)
+    found = answer(folder, stored, request.digest, rows, options)
+    (folder / exchange.ANSWERS).write_bytes(pack_columns(found.answers))
+    return StoredResult(tuple(found.accepted.tolist()))
+
+
+def _ask_apart(
+    workspace: Path,
+    digest: str,
+    rows: Columns,
+    stored: tuple[str, ...],
+    allowed: frozenset[str],
+    trusted_types: frozenset[str],
+) -> Answered:
+    (workspace / exchange.ROWS).write_bytes(pack_columns(rows))
+    exchange.write(workspace, exchange.REQUEST, StoredRequest(digest, stored, allowed, trusted_types))
+    run_apart(workspace)
+    result = exchange.read(workspace, exchange.RESULT, StoredResult)
+    try:
+        answers, _ = unpack_columns(exchange.answer_file(workspace, exchange.ANSWERS).read_bytes())
+    except ValueError as error:
+        raise CorruptArtifact("the process that ran the model answered what cannot be read") from error
+    return Answered(answers, np.array(result.accepted, bool))
+
+
+def _lay_out(blobs: BlobStore, digest: str, workspace: Path, stored: dict[str, Manifest], depth: int) -> None:
+    if digest in stored:
+        return
+    if depth > _MAX_DEPTH:
+        raise ModelFailed(f"pipelines nest deeper than {_MAX_DEPTH} levels")
+    manifest = stored[digest] = read_manifest(blobs, digest)
+    materialise(blobs, manifest, _folder(workspace, digest))
+    (workspace / _key(digest)).with_suffix(".json").write_bytes(manifest.to_bytes())
+    if manifest.runtime == "pipeline":
+        for step in manifest.options.get("steps", ()):
+            _lay_out(blobs, step["model_digest"], workspace, stored, depth + 1)
+
+
+def _key(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
+def _folder(workspace: Path, digest: str) -> Path:
+    return workspace / _key(digest)
+
+
+def _run(runtime: Runtime, signature: ModelSignature, rows: Columns) -> dict[str, Array]:
+    names = [spec.name for spec in signature.outputs]
+    given = {spec.name: _tensor(spec, rows, signature.batched) for spec in signature.inputs}
+    answered: Any = runtime.run(given, names)
+    if inspect.isawaitable(answered):
+        answered = asyncio.run(_awaited(answered))
+    count = len(next(iter(rows.values())))
+    found = {name: np.asarray(array) for name, array in zip(names, answered, strict=True)}
+    if signature.batched and any(len(array) != count for array in found.values()):
+        raise ModelFailed("the model does not answer one value for each row")
+    return found
+
+
+async def _awaited(answer: Any) -> Any:
+    return await answer
+
+
+def _tensor(spec: TensorSpec, rows: Columns, batched: bool) -> Array:
+    if spec.columns:
+        return np.stack([rows[name] for name in spec.columns], axis=1)
+    column = rows[spec.name]
+    if batched:  # a scalar is a tensor with an axis of length one, or without
+        return column.reshape(len(column), 1) if column.ndim == 1 and len(spec.shape) == 2 else column
+    value = column.reshape(column.shape[1:])
+    while value.ndim < len(spec.shape):
+        value = value[None]
+    return value
+
+
+def _joined(parts: Sequence[Columns], *, batched: bool) -> dict[str, Array]:
+    if not parts:
+        raise ModelFailed("the model answers none of the rows")
+    try:
+        join = np.concatenate if batched else np.stack
+        return {name: join([part[name] for part in parts]) for name in parts[0]}
+    except ValueError:
+        raise ModelFailed("the answers to the rows differ in shape") from None
