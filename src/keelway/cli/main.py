@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from keelway import __version__
-from keelway.cli import constraints, health, keys, models, predict, push, serve
+from keelway.cli import check, constraints, health, keys, models, predict, push, serve
 from keelway.cli.output import print_error
 from keelway.errors import KeelwayError
 
@@ -29,6 +29,7 @@ app.command("serve", short_help="Serve models over REST.", help=serve.HELP)(serv
 app.command("predict", short_help="Predict rows from a file.", help=predict.HELP)(predict.predict)
 app.command("models", short_help="List the registered models.", help=models.MODELS_HELP)(models.models)
 app.command("show", short_help="Show one version and its proof.", help=models.SHOW_HELP)(models.show)
+app.command("check", short_help="Check a version before it goes live.", help=check.HELP)(check.check)
 app.command("promote", short_help="Point an alias to a version.", help=models.PROMOTE_HELP)(models.promote)
 app.add_typer(constraints.group, name="constraints", short_help="Declare what values may be.")
 app.add_typer(keys.app, name="keys", short_help=keys.HELP)
@@ -55,7 +56,7 @@ def _root(
 
 
 def main() -> None:
-    """The entry point. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    """The entry point. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not decided, 130 interrupted."""
     try:
         app()
     except KeelwayError as error:
