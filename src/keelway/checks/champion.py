@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from keelway.checks.case import Case
-from keelway.checks.findings import Finding, judged, skipped, undecided
+from keelway.checks.findings import Finding, fact, judged, skipped, undecided
 from keelway.checks.scoring import Scored, metric_of
 from keelway.checks.slices import slices
 from keelway.errors import InvalidInput
@@ -19,7 +19,10 @@ FAMILY = "champion"
 
 def check(case: Case) -> Iterator[Finding]:
     if case.champion is None:
-        yield skipped(FAMILY, "not worse", "there is nothing to compare with: say --against champion")
+        yield skipped(FAMILY, "not worse", "there is no other version to compare with: say --against champion")
+        return
+    if case.champion.model_digest == case.subject.model_digest:
+        yield fact(FAMILY, "not worse", True, f"{case.champion.version} is the same model")
         return
     if case.champions is None or case.scored is None:
         yield skipped(FAMILY, "not worse", "no truth to judge by: name its column with --target")

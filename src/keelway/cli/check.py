@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +17,11 @@ from keelway.cli.options import (
     JsonOption,
     StoreOption,
     TrustTypeOption,
+    WhyOption,
     open_blobs,
     open_registry,
     registry_settings,
+    whoami,
     with_consent,
 )
 from keelway.cli.output import print_json, progress
@@ -35,7 +37,7 @@ HELP = """Check a version before it goes live, on rows that it was not trained o
 
 It is loaded and asked as a server would: its contract, its metrics with confidence intervals, calibration, robustness,
 and smells of leakage; with --against, that it is not worse than another version, in slices too; and whatever the
-TOML file of --checks declares.
+TOML file of --checks declares. The result is kept in the registry: promote asks for a passing one.
 
 Exit codes: 0 passed, 1 failed or refused, 2 wrong usage, 3 could not be decided: the rows are too few for a proof.
 
@@ -75,6 +77,10 @@ def check(
     ] = None,
     trust_type: TrustTypeOption = None,
     allow_python: AllowPythonOption = None,
+    no_record: Annotated[
+        bool, typer.Option("--no-record", help="Leave the registry as it is: promote does not see this check.")
+    ] = False,
+    why: WhyOption = "checked from the command line",
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
@@ -98,16 +104,24 @@ def check(
     if target is not None:
         split_target(frame, target)  # raises what is wrong with it
     rows = None if train is None else read_sample(train)
-    with loaded(settings, registry, version) as subject:
-        if other is None or other.model_digest == version.model_digest:
-            champion = None
-            report = run(
-                Case(subject, frame, plan, target or "", rows), SystemClock(), sample=digest(sample), progress=progress
-            )
-        else:
-            with loaded(settings, registry, other) as champion:
-                case = Case(subject, frame, plan, target or "", rows, champion)
-                report = run(case, SystemClock(), sample=digest(sample), progress=progress)
+    with ExitStack() as opened:
+        subject = opened.enter_context(loaded(settings, registry, version))
+        champion = None
+        if other is not None and other.version != version.version:
+            champion = opened.enter_context(loaded(settings, registry, other))
+        case = Case(subject, frame, plan, target or "", rows, champion)
+        report = run(case, SystemClock(), sample=digest(sample), progress=progress)
+    if not no_record:
+        registry.record_check(
+            version.model,
+            version.version,
+            model_digest=report.model_digest,
+            passed=report.outcome == "passed",
+            document=report.document(),
+            against=report.against or None,
+            who=whoami(),
+            why=why,
+        )
     if json:
         print_json(report.document())
     else:

@@ -16,7 +16,7 @@ from keelway.contract.baseline import Baseline
 CHAMPION: Final = "champion"
 
 State = Literal["available", "archived"]
-Action = Literal["push", "alias", "policy", "archive", "restore", "key_create", "key_rotate", "key_revoke"]
+Action = Literal["push", "alias", "policy", "archive", "restore", "check", "key_create", "key_rotate", "key_revoke"]
 
 
 class RegisteredModel(msgspec.Struct, frozen=True):
@@ -64,6 +64,21 @@ class Alias(msgspec.Struct, frozen=True):
     version: str
 
 
+class CheckRecord(msgspec.Struct, frozen=True):
+    """What ``keelway check`` has found of one version with one digest. ``against`` is the version it was compared with;
+    ``document`` the whole report, a JSON object (``keelway.checks.gate.Report``)."""
+
+    id: int
+    model: str
+    version: str
+    model_digest: str
+    at: float
+    who: str
+    passed: bool
+    against: str | None
+    document: dict[str, Any]
+
+
 class ApiKey(msgspec.Struct, frozen=True):
     """An API key as its owner sees it, without what it is worth. ``last_used_at`` is as coarse as a minute or two."""
 
@@ -85,9 +100,9 @@ class ApiKey(msgspec.Struct, frozen=True):
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One change, never altered afterwards. ``id`` grows with each change of the whole registry.
 
-    ``push``, ``policy``, ``archive`` and ``restore`` say the ``version``; ``alias`` says the ``alias`` and moves it
-    from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is JSON: what was decided on.
-    ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name the key there.
+    ``push``, ``policy``, ``check``, ``archive`` and ``restore`` say the ``version``; ``alias`` says the ``alias`` and
+    moves it from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is JSON: what was
+    decided on. ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name the key there.
     """
 
     id: int
