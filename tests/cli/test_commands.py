@@ -114,12 +114,12 @@ def test_promote_moves_the_champion_and_history_says_so(keelway: Keelway, traine
     keelway(*PUSH, "--trust-pickle")
     keelway(*PUSH, "--trust-pickle", "--version", "1.1.0")
     assert json.loads(keelway("models", "--json").out)["models"][0]["aliases"] == {"champion": "1.0.0"}
-    moved = keelway("promote", "buyers@1.1.0", "--why", "it is newer")
+    moved = keelway("promote", "buyers@1.1.0", "--force", "--why", "it is newer")
     assert moved.code == 0, moved.err
     assert "1.1.0 (was 1.0.0)" in moved.out
     history = json.loads(keelway("show", "buyers", "--json").out)["history"]
     assert history[0]["why"] == "it is newer"
-    assert history[0]["change"] == "champion: 1.0.0 → 1.1.0"
+    assert history[0]["change"] == "champion: 1.0.0 → 1.1.0 (forced)"
 
 
 def test_predict_reads_standard_input(keelway: Keelway, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

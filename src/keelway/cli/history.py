@@ -68,10 +68,12 @@ def history(
 
 def described(entry: HistoryEntry) -> str:
     """What an entry says has changed, in a few words."""
-    if entry.action == "alias":
-        back = " (rolled back)" if (entry.evidence or {}).get("rollback") else ""
-        return f"{entry.alias}: {entry.from_version or 'none'} → {entry.to_version or 'none'}{back}"
     evidence = entry.evidence or {}
+    if entry.action == "alias":
+        how = " (rolled back)" if evidence.get("rollback") else " (forced)" if evidence.get("forced") else ""
+        return f"{entry.alias}: {entry.from_version or 'none'} → {entry.to_version or 'none'}{how}"
+    if entry.action == "check":
+        return f"check {entry.version}: {'passed' if evidence.get('passed') else 'not passed'}"
     if entry.action == "gc":
         return f"removed {evidence.get('blobs', 0):,} files, {evidence.get('bytes', 0):,} bytes"
     subject = entry.version or evidence.get("key") or ""

@@ -12,6 +12,7 @@ from keelway import __version__
 from keelway.cli import (
     aliases,
     archive,
+    check,
     constraints,
     diff,
     documents,
@@ -46,6 +47,7 @@ app.command("predict", short_help="Predict rows from a file.", help=predict.HELP
 app.command("models", short_help="List the registered models.", help=models.MODELS_HELP)(models.models)
 app.command("show", short_help="Show one version and its proof.", help=models.SHOW_HELP)(models.show)
 app.command("diff", short_help="Show two versions side by side.", help=diff.HELP)(diff.diff)
+app.command("check", short_help="Check a version before it goes live.", help=check.HELP)(check.check)
 app.command("promote", short_help="Point an alias to a version.", help=models.PROMOTE_HELP)(models.promote)
 app.command("rollback", short_help="Move an alias back to where it was.", help=aliases.ROLLBACK_HELP)(aliases.rollback)
 app.add_typer(aliases.group, name="alias", short_help=aliases.HELP)
@@ -84,7 +86,7 @@ def _root(
 
 
 def main() -> None:
-    """The entry point. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    """The entry point. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not decided, 130 interrupted."""
     try:
         app()
     except KeelwayError as error:

@@ -53,10 +53,13 @@ Examples:
 
 PROMOTE_HELP = """Point an alias to a version; running servers follow within a second or two.
 
+The champion takes a version whose last check has passed (keelway check), or --force, which the history records.
+
 \b
 Examples:
   keelway promote lead_scoring@1.3.0
   keelway promote lead_scoring@1.3.0 --alias challenger --why "try it in the shadow"
+  keelway promote lead_scoring@1.3.0 --force --why "1.2.0 fails; nobody is there to check"
 """
 
 
@@ -120,11 +123,13 @@ def show(
 def promote(
     reference: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="The version to promote.")],
     alias: Annotated[str, typer.Option("--alias", help="The alias to move.")] = "champion",
+    force: Annotated[bool, typer.Option("--force", help="Without a passing check; the history says so.")] = False,
     why: WhyOption = "promoted from the command line",
     store: StoreOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
+    from keelway.checks.promotion import promote as move
     from keelway.contract.names import parse_reference
     from keelway.errors import InvalidInput
 
@@ -134,12 +139,15 @@ def promote(
             "say which version", hint=f"keelway promote {wanted.name}@1.2.0; see keelway show {wanted.name}"
         )
     registry = open_registry(registry_settings(config, store, None))
-    before = {known.alias: known.version for known in registry.aliases(wanted.name)}.get(alias)
-    moved = registry.set_alias(wanted.name, alias, wanted.version, who=whoami(), why=why, expected_from=before)
+    promoted = move(registry, wanted.name, wanted.version, alias=alias, force=force, who=whoami(), why=why)
+    moved, before = promoted.alias, promoted.before
     if json:
-        print_json({"model": moved.model, "alias": moved.alias, "version": moved.version, "from": before})
-    else:
-        typer.echo(f"{moved.alias} of {moved.model} is now {moved.version} (was {before or 'nothing'})")
+        document = {"model": moved.model, "alias": moved.alias, "version": moved.version, "from": before}
+        print_json({**document, "evidence": promoted.evidence})
+        return
+    typer.echo(f"{moved.alias} of {moved.model} is now {moved.version} (was {before or 'nothing'})")
+    if (promoted.evidence or {}).get("forced"):
+        typer.echo("· forced: no passing check stands behind it, and the history says so", err=True)
 
 
 def show_document(
@@ -171,6 +179,7 @@ def show_document(
                 "action": entry.action,
                 "change": described(entry),
                 "why": entry.why,
+                "evidence": entry.evidence,
             }
             for entry in history
         ],

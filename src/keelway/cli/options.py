@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,13 @@ KeyFileOption = Annotated[
         "--api-key-file", metavar="FILE", help="File with the API key for a server; default: KEELWAY_API_KEY."
     ),
 ]
+TrustTypeOption = Annotated[
+    list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
+]
+AllowPythonOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow-python", metavar="DIGEST", help="Model digest whose Python code may run."),
+]
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the history.")]
 
 
@@ -49,6 +57,18 @@ def registry_settings(config: Path | None, store: str | None, artifacts: str | N
     from keelway.config import load_settings
 
     return load_settings(config, overrides={"registry": {"store": store, "artifacts": artifacts}})
+
+
+def with_consent(settings: Settings, types: Sequence[str] | None, digests: Sequence[str] | None) -> Settings:
+    """``settings`` with what the command line trusts beside what they trust."""
+    import msgspec
+
+    runtime = msgspec.structs.replace(
+        settings.runtime,
+        trusted_types=(*settings.runtime.trusted_types, *(types or ())),
+        allowed_python=(*settings.runtime.allowed_python, *(digests or ())),
+    )
+    return msgspec.structs.replace(settings, runtime=runtime)
 
 
 def open_registry(settings: Settings) -> Registry:

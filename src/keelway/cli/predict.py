@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keelway.cli.options import (
+    AllowPythonOption,
     ArtifactsOption,
     CaCertificateOption,
     CertificateOption,
@@ -22,8 +23,10 @@ from keelway.cli.options import (
     KeyFileOption,
     PrivateKeyOption,
     StoreOption,
+    TrustTypeOption,
     api_key,
     registry_settings,
+    with_consent,
 )
 from keelway.cli.output import print_json, print_table
 from keelway.cli.serve import is_file, model_source
@@ -62,13 +65,8 @@ def predict(
     ca_certificate: CaCertificateOption = None,
     certificate: CertificateOption = None,
     private_key: PrivateKeyOption = None,
-    trust_type: Annotated[
-        list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
-    ] = None,
-    allow_python: Annotated[
-        list[str] | None,
-        typer.Option("--allow-python", metavar="DIGEST", help="Model digest whose Python code may run."),
-    ] = None,
+    trust_type: TrustTypeOption = None,
+    allow_python: AllowPythonOption = None,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
@@ -130,18 +128,13 @@ def local(
     from keelway.app import offline
     from keelway.errors import NotFound
 
-    settings = registry_settings(config, store, artifacts)
-    runtime = msgspec.structs.replace(
-        settings.runtime,
-        trusted_types=(*settings.runtime.trusted_types, *trusted_types),
-        allowed_python=(*settings.runtime.allowed_python, *allowed_python),
-    )
+    settings = with_consent(registry_settings(config, store, artifacts), trusted_types, allowed_python)
     serving = msgspec.structs.replace(settings.serving, models=(model,))
     if is_file(model) and not Path(model).exists():
         raise NotFound(
             f"there is no file {model}", hint="give the path of an ONNX file, a registered name or an address"
         )
-    settings = msgspec.structs.replace(settings, serving=serving, runtime=runtime)
+    settings = msgspec.structs.replace(settings, serving=serving)
     with offline(settings, model_source(settings)) as (version, answer):
         features = {feature.name: feature.datatype for feature in version.signature.features}
         yield features, lambda rows: json_module.loads(answer(json_module.dumps({"instances": list(rows)}).encode()))

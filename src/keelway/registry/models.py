@@ -19,7 +19,18 @@ CHAMPION: Final = "champion"
 
 State = Literal["available", "archived"]
 Action = Literal[
-    "push", "sign", "alias", "policy", "archive", "restore", "collect", "gc", "key_create", "key_rotate", "key_revoke"
+    "push",
+    "sign",
+    "alias",
+    "policy",
+    "check",
+    "archive",
+    "restore",
+    "collect",
+    "gc",
+    "key_create",
+    "key_rotate",
+    "key_revoke",
 ]
 
 
@@ -83,6 +94,21 @@ class Alias(msgspec.Struct, frozen=True):
     version: str
 
 
+class CheckRecord(msgspec.Struct, frozen=True):
+    """What ``keelway check`` has found of one version with one digest. ``against`` is the version it was compared with;
+    ``document`` the whole report, a JSON object (``keelway.checks.gate.Report``)."""
+
+    id: int
+    model: str
+    version: str
+    model_digest: str
+    at: float
+    who: str
+    passed: bool
+    against: str | None
+    document: dict[str, Any]
+
+
 class ApiKey(msgspec.Struct, frozen=True):
     """An API key as its owner sees it, without what it is worth. ``last_used_at`` is as coarse as a minute or two."""
 
@@ -104,9 +130,9 @@ class ApiKey(msgspec.Struct, frozen=True):
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One change, never altered afterwards. ``id`` grows with each change of the whole registry.
 
-    ``push``, ``sign``, ``policy``, ``archive``, ``restore`` and ``collect`` say the ``version``; ``alias`` says the
-    ``alias`` and moves it from ``from_version`` to ``to_version``, either of which may be ``None``. ``evidence`` is
-    JSON: what was decided on. ``hash`` covers all of the entry and the hash of the one before it
+    ``push``, ``sign``, ``policy``, ``check``, ``archive``, ``restore`` and ``collect`` say the ``version``; ``alias``
+    says the ``alias`` and moves it from ``from_version`` to ``to_version``, either of which may be ``None``.
+    ``evidence`` is JSON: what was decided on. ``hash`` covers all of the entry and the hash of the one before it
     (``keelway.registry.chain``). ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name
     the key there; so has ``gc``, with how much was removed.
     """

@@ -11,7 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 #: The migration this code was written for; ``keelway.registry.migration`` brings a database there.
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 
 metadata: Final = sa.MetaData()
 
@@ -96,6 +96,24 @@ api_keys: Final = sa.Table(
     sa.Column("revoked_at", sa.BigInteger),
     sa.Column("last_used_at", sa.BigInteger),
     sa.Index("api_keys_name", "name"),
+)
+
+#: What checks have found. A version may have been checked any number of times; the last one counts.
+checks: Final = sa.Table(
+    "checks",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("model", sa.String(63), nullable=False),
+    sa.Column("version", sa.String(128), nullable=False),
+    sa.Column("model_digest", sa.String(71), nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("passed", sa.Boolean, nullable=False),
+    sa.Column("against", sa.String(128)),
+    sa.Column("document", _JSON, nullable=False),
+    sa.ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),
+    sa.Index("checks_version", "model", "version", "id"),
+    sqlite_autoincrement=True,
 )
 
 #: Append-only by triggers, and a hash chain (``chain.py``); ids grow by one, under the lock of ``registry_state``. It

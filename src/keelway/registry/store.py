@@ -27,6 +27,7 @@ from keelway.registry import lookup
 from keelway.registry.anchors import Anchor, Head, compare
 from keelway.registry.audit import last, walk
 from keelway.registry.chain import GENESIS, Finding
+from keelway.registry.checks import enter_check, newest_check
 from keelway.registry.collection import Collection
 from keelway.registry.database import connect, reading, writing
 from keelway.registry.history import Change, before, check_text, lock, newest, to_microseconds, to_seconds, token
@@ -36,6 +37,7 @@ from keelway.registry.models import (
     CHAMPION,
     Alias,
     Audit,
+    CheckRecord,
     HistoryEntry,
     ModelListing,
     ModelVersion,
@@ -151,6 +153,11 @@ class Registry:
             if name is not None:
                 lookup.require_model(connection, name)
             return newest(connection, name, limit)
+
+    def last_check(self, name: str, version: str) -> CheckRecord | None:
+        """What the newest check of that very version has found; ``None`` if it was never checked."""
+        with reading(self._engine) as connection:
+            return newest_check(connection, lookup.get_version(connection, name, version))
 
     def state_token(self) -> int:
         """A number that differs whenever anything was changed in between. One cheap query: servers poll it."""
@@ -333,6 +340,29 @@ class Registry:
             _enter_policy(connection, change, target.version, declared)
             change.record(connection, "policy", version=target.version, evidence={"revision": declared.revision})
             return declared
+
+    def record_check(
+        self,
+        name: str,
+        version: str,
+        *,
+        model_digest: str,
+        passed: bool,
+        document: Mapping[str, Any],
+        against: str | None = None,
+        who: str,
+        why: str,
+    ) -> CheckRecord:
+        """Keep what a check has found of a version; ``document`` is a JSON object.
+
+        ``FailedPrecondition`` if the version has another digest than ``model_digest``: something else was checked."""
+        with self._change(check_name(name), who, why) as (connection, change):
+            target = lookup.get_version(connection, name, version)
+            if target.model_digest != model_digest:
+                raise FailedPrecondition(
+                    "what was checked is not what is registered", field="model_digest", hint="check it again"
+                )
+            return enter_check(connection, change, target, passed=passed, against=against, document=document)
 
     def archive(self, name: str, version: str, *, who: str, why: str) -> ModelVersion:
         """Take a version out of use; its row and files stay. ``FailedPrecondition`` while an alias points to it."""

@@ -1,0 +1,77 @@
+"""The results of checks: rows beside the versions they are about, newest last. ``Registry`` is the only caller.
+
+The history names a check by its id and by the digest of its document, so that neither is changed unnoticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from keelway.registry.history import Change, to_seconds
+from keelway.registry.models import CheckRecord, ModelVersion
+from keelway.registry.schema import checks
+
+
+def enter_check(
+    connection: sa.Connection,
+    change: Change,
+    target: ModelVersion,
+    *,
+    passed: bool,
+    against: str | None,
+    document: Mapping[str, Any],
+) -> CheckRecord:
+    """Keep what was found of ``target``, in the transaction of its history entry."""
+    made = connection.execute(
+        checks.insert().values(
+            model=change.model,
+            version=target.version,
+            model_digest=target.model_digest,
+            at=change.at,
+            who=change.who,
+            passed=passed,
+            against=against,
+            document=dict(document),
+        )
+    )
+    (number,) = made.inserted_primary_key or (0,)
+    evidence = {
+        "check": number,
+        "passed": passed,
+        "model_digest": target.model_digest,
+        "against": against,
+        "document": document_digest(document),
+    }
+    change.record(connection, "check", version=target.version, evidence=evidence)
+    return _record(connection.execute(sa.select(checks).where(checks.c.id == number)).one())
+
+
+def newest_check(connection: sa.Connection, target: ModelVersion) -> CheckRecord | None:
+    """The last check of ``target`` with the digest it has."""
+    query = (
+        sa.select(checks)
+        .where(
+            checks.c.model == target.model,
+            checks.c.version == target.version,
+            checks.c.model_digest == target.model_digest,
+        )
+        .order_by(checks.c.id.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    return None if row is None else _record(row)
+
+
+def document_digest(document: Mapping[str, Any]) -> str:
+    """``sha256:`` and the digest of the document as JSON, keys sorted, without a space."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _record(row: sa.Row[Any]) -> CheckRecord:
+    return CheckRecord(**{**row._mapping, "at": to_seconds(row.at)})
