@@ -42,7 +42,8 @@ SIGNATURE = ModelSignature(
 )
 
 def convert(blobs, source, progress):
-    return Manifest(store_folder(blobs, source.file.parent), SIGNATURE, "onnx", {}), {"format": "onnx"}, None, None
+    manifest = Manifest(store_folder(blobs, source.file.parent), SIGNATURE, "onnx", {})
+    return manifest, {"format": "onnx"}, None, None, None
 
 release_module._convert = convert
 

@@ -15,8 +15,8 @@ import msgspec
 from keelway.contract.compatibility import Promise, Reason, compare, following, needed, says_enough
 from keelway.contract.semver import Part, Version
 from keelway.errors import FailedPrecondition
+from keelway.registry.entering import next_free
 from keelway.registry.standing import LiveVersion, Standing
-from keelway.registry.store import FIRST_VERSION
 
 #: Reasons that an error lists.
 _LISTED: Final = 8
@@ -54,7 +54,7 @@ def compute(
     releases = [live for live in standing.live if not live.number.prerelease]
     bases = releases or list(standing.live)
     if not bases:
-        first = max(map(Version.parse, standing.numbers)).bump("minor") if standing.numbers else FIRST_VERSION
+        first = next_free([*map(Version.parse, standing.numbers)])
         return Bump(str(declared or first), str(first))
     compared = {live.version.version: _compared(live, promise, promise_of, behave) for live in bases}
     computed = _proposed(standing, bases, compared)

@@ -20,9 +20,9 @@ from keelway.clock import Clock, rfc3339
 from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
-from keelway.contract.names import check_alias, check_name, fold
+from keelway.contract.names import check_alias, check_name
 from keelway.contract.semver import Version
-from keelway.errors import AlreadyExists, FailedPrecondition, InvalidInput
+from keelway.errors import FailedPrecondition, InvalidInput
 from keelway.registry import lookup
 from keelway.registry.anchors import Anchor, Head, compare
 from keelway.registry.audit import last, walk
@@ -30,6 +30,7 @@ from keelway.registry.chain import GENESIS, Finding
 from keelway.registry.checks import enter_check, newest_check
 from keelway.registry.collection import Collection
 from keelway.registry.database import connect, reading, writing
+from keelway.registry.entering import enter_model, enter_policy, enter_version, next_free, same_version
 from keelway.registry.history import Change, before, check_text, lock, newest, to_microseconds, to_seconds, token
 from keelway.registry.keys import ApiKeys
 from keelway.registry.migration import bring_to_head
@@ -46,11 +47,9 @@ from keelway.registry.models import (
     VersionSignature,
     VersionSummary,
 )
-from keelway.registry.schema import aliases, models, policies, versions
+from keelway.registry.schema import aliases, models, versions
 from keelway.registry.signatures import enter_signature, signatures_of
 from keelway.registry.standing import Standing, check_unchanged, standing
-
-FIRST_VERSION: Final = Version(1, 0, 0)
 
 #: Signs a version: its name, its number and its digest.
 Signing = Callable[[str, str, str], Signature]
@@ -218,11 +217,11 @@ class Registry:
             stored()
             if decided_on is not None:
                 check_unchanged(connection, name, decided_on)
-            _enter_model(connection, change)
+            enter_model(connection, change)
             known = {Version.parse(row.version): row for row in lookup.summaries(connection, name)}
-            chosen = wanted or _next(known)
+            chosen = wanted or next_free(known)
             if chosen in known:
-                there = _same(connection, known[chosen], chosen, manifest_digest, _next(known))
+                there = same_version(connection, known[chosen], chosen, manifest_digest, next_free(known))
                 _sign(connection, change, there.version, manifest_digest, sign)
                 return there
             details = {
@@ -231,7 +230,7 @@ class Registry:
                 "detector": detector,
                 "metadata": dict(metadata or {}),
             }
-            _enter_version(connection, change, str(chosen), manifest_digest, details, policy or Policy())
+            enter_version(connection, change, str(chosen), manifest_digest, details, policy or Policy())
             _sign(connection, change, str(chosen), manifest_digest, sign)
             if not known:
                 _point(connection, change, CHAMPION, None, str(chosen), None)
@@ -337,7 +336,7 @@ class Registry:
                     hint=f"look at revision {newest_revision}, then decide again",
                 )
             declared = msgspec.structs.replace(policy, revision=expected_revision + 1)
-            _enter_policy(connection, change, target.version, declared)
+            enter_policy(connection, change, target.version, declared)
             change.record(connection, "policy", version=target.version, evidence={"revision": declared.revision})
             return declared
 
@@ -400,80 +399,9 @@ class Registry:
             yield connection, Change(name, who, why, to_microseconds(self._clock.now()))
 
 
-def _enter_model(connection: sa.Connection, change: Change) -> None:
-    folded = fold(change.model)
-    known = connection.execute(sa.select(models.c.name).where(models.c.folded == folded)).scalar()
-    if known is None:
-        connection.execute(
-            models.insert().values(name=change.model, folded=folded, created_at=change.at, created_by=change.who)
-        )
-    elif known != change.model:
-        raise AlreadyExists(
-            "a model of nearly the same name exists",
-            field="name",
-            hint=f"names differ by more than _ and -: use {known}",
-        )
-
-
-def _next(known: Mapping[Version, VersionSummary]) -> Version:
-    return max(known).bump("minor") if known else FIRST_VERSION
-
-
-def _same(
-    connection: sa.Connection, there: VersionSummary, chosen: Version, manifest_digest: str, following: Version
-) -> ModelVersion:
-    """What is there, if it is what was pushed. Versions that differ in build metadata only are one version."""
-    if there.version != str(chosen) or there.model_digest != manifest_digest:
-        raise AlreadyExists(
-            "the version exists with other content",
-            field="version",
-            hint=f"push it as {following}, say, or as no version",
-        )
-    row = (versions.c.model == there.model) & (versions.c.version == there.version)
-    connection.execute(versions.update().where(row, versions.c.collected_at.is_not(None)).values(collected_at=None))
-    return lookup.get_version(connection, there.model, there.version)
-
-
-def _enter_version(
-    connection: sa.Connection,
-    change: Change,
-    version: str,
-    manifest_digest: str,
-    details: Mapping[str, Any],
-    policy: Policy,
-) -> None:
-    connection.execute(
-        versions.insert().values(
-            model=change.model,
-            version=version,
-            model_digest=manifest_digest,
-            created_at=change.at,
-            created_by=change.who,
-            state="available",
-            **details,
-        )
-    )
-    _enter_policy(connection, change, version, msgspec.structs.replace(policy, revision=1))
-    change.record(connection, "push", version=version, evidence={"model_digest": manifest_digest})
-
-
 def _sign(connection: sa.Connection, change: Change, version: str, digest: str, sign: Signing | None) -> None:
     if sign is not None:
         enter_signature(connection, change, version, sign(change.model, version, digest))
-
-
-def _enter_policy(connection: sa.Connection, change: Change, version: str, policy: Policy) -> None:
-    connection.execute(
-        policies.insert().values(
-            model=change.model,
-            version=version,
-            revision=policy.revision,
-            policy=policy,
-            created_at=change.at,
-            created_by=change.who,
-            why=change.why,
-        )
-    )
 
 
 def _expect(
