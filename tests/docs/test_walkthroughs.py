@@ -25,6 +25,7 @@ AFTER_THE_TUTORIAL = {
     "roll-a-new-version.md",
     "run-in-production.md",
     "use-tls.md",
+    "version-models.md",
 }
 
 
