@@ -28,6 +28,7 @@ AFTER_THE_TUTORIAL = {
     "sign-models.md",
     "trace-a-version.md",
     "use-tls.md",
+    "version-models.md",
 }
 
 
