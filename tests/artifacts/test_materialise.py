@@ -11,7 +11,14 @@ import pytest
 
 from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.manifest import FileEntry, Manifest
-from keelway.artifacts.materialise import materialise, put_manifest, read_manifest, store_folder
+from keelway.artifacts.materialise import (
+    check_stored,
+    materialise,
+    put_manifest,
+    read_manifest,
+    read_manifests,
+    store_folder,
+)
 from keelway.contract.signature import ModelSignature
 from keelway.errors import CorruptArtifact, InvalidInput, NotFound, Unavailable
 
@@ -186,3 +193,33 @@ def test_a_folder_too_deep_is_refused(store: BlobStore, tmp_path: Path) -> None:
     (tmp_path / "top" / "/".join(["d"] * 20)).mkdir(parents=True)
     with pytest.raises(InvalidInput):
         store_folder(store, tmp_path / "top")
+
+
+def pipeline_of(*members: str) -> Manifest:
+    steps = [{"name": f"s{number}", "model_digest": digest} for number, digest in enumerate(members)]
+    return Manifest(files=(), signature=SIGNATURE, runtime="pipeline", options={"steps": steps})
+
+
+def test_the_files_of_all_members_at_any_depth_are_checked(store: BlobStore, folder: Path, tmp_path: Path) -> None:
+    model = put_manifest(store, manifest_of(*store_folder(store, folder)))
+    inner = put_manifest(store, pipeline_of(model, model))
+    outer = put_manifest(store, pipeline_of(inner, model))
+    assert list(read_manifests(store, outer)) == [outer, model, inner]
+    assert len(list(check_stored(store, outer))) == 3
+    weights = entry("", b"weights").sha256
+    blob = tmp_path / "store" / "sha256" / weights[:2] / weights[2:]
+    for damaged in (b"weightz", b"weight", b"weights2"):
+        blob.write_bytes(damaged)
+        with pytest.raises(CorruptArtifact):
+            list(check_stored(store, outer))
+    blob.unlink()
+    with pytest.raises(NotFound):
+        list(check_stored(store, outer))
+
+
+@pytest.mark.parametrize("steps", [None, 3, [3], [{"name": "a"}], [{"model_digest": 3}]])
+def test_steps_that_are_none_are_refused(store: BlobStore, steps: object) -> None:
+    manifest = Manifest(files=(), signature=SIGNATURE, runtime="pipeline", options={"steps": steps})
+    with pytest.raises(CorruptArtifact, match="steps"):
+        read_manifests(store, put_manifest(store, manifest))
+    assert manifest_of().members == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import sqlite3
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.serving import Server, forest, wait_until
 
@@ -30,6 +32,7 @@ from keelway.hosting.registered import RegistrySource
 from keelway.ports import RuntimeOptions
 from keelway.publish.compose import Member, compose, wire
 from keelway.registry.store import Registry, Signing
+from keelway.supervise.messages import Prepare
 from keelway.supervise.opening import opener
 
 WHO: Any = {"who": "ada", "why": "a test"}
@@ -314,7 +317,13 @@ def test_workers_demand_what_the_settings_do(registry: Registry, blobs: BlobStor
         opener(settings, str(path), tmp_path / "shared")
 
 
-def hash_of(path: Path) -> str:
-    import hashlib
+def test_signatures_reach_workers_as_they_are(registry: Registry, blobs: BlobStore, push: Push) -> None:
+    push("iris", "1.0.0")
+    wanted = tuple(demanding(registry, blobs, "iris").wanted())
+    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(Prepare(1, wanted)), type=Prepare)
+    assert sent.wanted[0].releases[0] == wanted[0].releases[0]
+    assert sent.wanted[0].releases[0].signatures[0].key_id == KEY.key_id
 
+
+def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -144,7 +144,6 @@ MERGES = "a: &a {x: 1}\n" + "".join(
         "flavors: {1: {data: x}}",
         BOMB,
         MERGES,
-        MERGES + "flavors: {xgboost: {data: model.ubj}}",
         "x" * (1024 * 1024 + 1),
     ],
 )
@@ -156,6 +155,12 @@ def test_odd_yaml_is_refused_in_one_line_and_runs_nothing(
         read_folder(write(tmp_path / "m", text))
     assert "\n" not in refused.value.message
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("bomb", [BOMB, MERGES])
+def test_a_few_lines_do_not_fill_the_memory(tmp_path: Path, bomb: str) -> None:
+    folder = write(tmp_path / "m", bomb + "flavors: {xgboost: {data: model.ubj}}")
+    assert read_folder(folder).flavour == "xgboost"
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

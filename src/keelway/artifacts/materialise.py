@@ -61,20 +61,26 @@ def materialise(store: BlobStore, manifest: Manifest, folder: Path) -> None:
             store.fetch(entry.sha256, make_parents(filling, entry.path), entry.size)
 
 
-def check_stored(store: BlobStore, digest: str) -> Iterator[FileEntry]:
-    """Read the manifest with that digest and every file of it to the end, those of a pipeline's members too; answers
-    the files as they are verified. Raises as ``read_manifest`` and ``materialise`` do."""
-    seen, waiting = set[str](), [digest]
+def read_manifests(store: BlobStore, digest: str) -> dict[str, Manifest]:
+    """The manifest with that digest first, then those of a pipeline's members at any depth, by their digests. Raises as
+    ``read_manifest`` does."""
+    found: dict[str, Manifest] = {}
+    waiting = [digest]
     while waiting:
         current = waiting.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        manifest = read_manifest(store, current)
+        if current not in found:
+            found[current] = read_manifest(store, current)
+            waiting += found[current].members
+    return found
+
+
+def check_stored(store: BlobStore, digest: str) -> Iterator[FileEntry]:
+    """Read every file of ``read_manifests`` to its end; answers the files as they are verified. Raises as it and
+    ``materialise`` do."""
+    for manifest in read_manifests(store, digest).values():
         for entry in manifest.files:
             store.check(entry.sha256, entry.size)
             yield entry
-        waiting += manifest.members
 
 
 def store_folder(store: BlobStore, folder: Path) -> tuple[FileEntry, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,6 @@ from keelway.cli.options import (
     registry_settings,
 )
 from keelway.cli.output import print_json
-
-if TYPE_CHECKING:
-    from keelway.artifacts.blobs import BlobStore
-    from keelway.artifacts.manifest import Manifest
 
 BOM_HELP = """Print the bill of materials of a version: a CycloneDX 1.6 document with a model card, as JSON.
 
@@ -47,17 +43,18 @@ def bom(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    from keelway.artifacts.materialise import read_manifest
+    from keelway.artifacts.materialise import read_manifests
     from keelway.contract.names import parse_reference
     from keelway.publish.bom import bill_of_materials
 
     settings = registry_settings(config, store, artifacts)
-    registry, blobs = open_registry(settings), open_blobs(settings)
+    registry = open_registry(settings)
     wanted = parse_reference(reference)
     version = registry.resolve(wanted.name, wanted.version or wanted.alias)
-    manifest = read_manifest(blobs, version.model_digest)
+    members = read_manifests(open_blobs(settings), version.model_digest)
+    manifest = members.pop(version.model_digest)
     signatures = registry.signatures(version.model, version.version)
-    print_json(bill_of_materials(version, manifest, _members(blobs, manifest), signatures))
+    print_json(bill_of_materials(version, manifest, members, signatures))
 
 
 def lineage(
@@ -76,17 +73,3 @@ def lineage(
     wanted = parse_reference(reference)
     version = open_registry(settings).resolve(wanted.name, wanted.version or wanted.alias)
     print_json(run_event(version, read_manifest(open_blobs(settings), version.model_digest), namespace))
-
-
-def _members(blobs: BlobStore, manifest: Manifest) -> dict[str, Manifest]:
-    """The manifests of a pipeline's steps, those of pipelines among them too, by their digests."""
-    from keelway.artifacts.materialise import read_manifest
-
-    found: dict[str, Manifest] = {}
-    waiting = list(manifest.members)
-    while waiting:
-        digest = waiting.pop()
-        if digest not in found:
-            found[digest] = read_manifest(blobs, digest)
-            waiting += found[digest].members
-    return found

@@ -126,16 +126,9 @@ def _described(folder: Path) -> _Description:
     except ImportError as error:
         raise FailedPrecondition("reading an MLflow model needs PyYAML", hint=EXTRA_HINT) from error
 
-    class Loader(yaml.SafeLoader):
-        def flatten_mapping(self, node: Any) -> None:
-            """Merge keys, of which a few lines can make gigabytes. MLflow writes none."""
-            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-                raise yaml.YAMLError("merge keys")
-
     text = _bytes(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES)
     try:
-        # A loader that makes nothing but plain values, SafeLoader's.
-        return msgspec.convert(yaml.load(text, Loader), _Description)  # noqa: S506
+        return msgspec.convert(yaml.safe_load(text), _Description)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, msgspec.ValidationError) as error:
         raise InvalidInput(
             f"{DESCRIPTION} is no description of a model", field=DESCRIPTION, hint="save the model with MLflow again"
