@@ -59,7 +59,10 @@ def bounds(finding: Finding) -> str:
 
 
 def number(value: float) -> str:
-    return f"{value:.4g}"
+    """Four digits, or four decimals of what is small: nobody compares exponents."""
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) >= 0.001 else f"{round(value, 4) + 0.0:.4f}".rstrip("0").rstrip(".")
 
 
 def counts(report: Report) -> str:
