@@ -13,7 +13,7 @@ from itertools import groupby
 from keelway.checks.findings import Finding
 from keelway.checks.gate import Report
 from keelway.checks.page_style import STYLE
-from keelway.checks.words import CONCLUSIONS, MARKS, assurance, bounds, counts, number, title
+from keelway.checks.words import CONCLUSIONS, MARKS, assurance, bounds, counts, number, remarks, title
 
 _HEAD = (
     '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -51,7 +51,7 @@ def page(report: Report) -> str:
             parts += _family(done)
             parts.append("</section>\n")
     parts += _skipped([finding for finding in report.findings if finding.verdict == "skipped"])
-    parts.append(f"<footer>{escape(assurance(report))}.</footer>\n</main>\n</html>\n")
+    parts.append(f"<footer>A dashed line is a bound. {escape(assurance(report))}.</footer>\n</main>\n</html>\n")
     return "".join(parts)
 
 
@@ -106,13 +106,13 @@ def _row(finding: Finding, low: float, high: float) -> str:
         if bound is not None
     )
     figures = f"{number(finding.figure or 0.0)} ({number(finding.low or 0.0)} to {number(finding.high or 0.0)})"
-    demanded = "" if finding.proof or finding.verdict != "inconclusive" else ", not demanded"
+    words = escape("; ".join([bounds(finding), *remarks(finding)]))
     return (
         f'<div class="row {finding.verdict}">{_mark(finding)}'
         f'<span class="name">{escape(finding.slice or "all rows")}<small>{finding.rows:,} rows</small></span>'
         f'<span class="track">{ticks}<i class="span" style="left:{start:.2f}%;width:{max(end - start, 0.4):.2f}%"></i>'
         f'<i class="dot" style="left:{place(finding.figure):.2f}%"></i></span>'
-        f'<span class="figures">{figures}<small>{escape(bounds(finding))}{demanded}</small></span></div>\n'
+        f'<span class="figures">{figures}<small>{words}</small></span></div>\n'
     )
 
 

@@ -28,7 +28,7 @@ header p { margin: .35rem 0 0; } .outcome { font-weight: 600; }
 figure { margin: .6rem 0 1rem; padding: .7rem .9rem; border: 1px solid var(--line); border-radius: .3rem; }
 figcaption { font-weight: 600; margin-bottom: .3rem; overflow-wrap: anywhere; }
 figure p { margin: .4rem 0 0; color: var(--soft); font-size: .88rem; }
-.row, .axis { display: grid; grid-template-columns: 1rem 11rem 1fr 13rem; gap: 0 .7rem; align-items: center; }
+.row, .axis { display: grid; grid-template-columns: 1rem 10rem 1fr 15.5rem; gap: 0 .7rem; align-items: center; }
 .row { padding: .2rem 0; } .name, .figures { overflow-wrap: anywhere; line-height: 1.25; }
 small { display: block; color: var(--soft); font-size: .8rem; } .figures { font-variant-numeric: tabular-nums; }
 .track { position: relative; height: 1.7rem; border-bottom: 1px solid var(--line); }
