@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check bench leak soak anomaly models docs wire lock lock-peers clean
+.PHONY: help install demo gate test test-slow check bench leak soak anomaly models docs wire lock lock-peers clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,6 +30,9 @@ install: $(VENV)/.installed ## make .venv with everything pinned (the other targ
 
 demo: $(VENV)/.installed $(VENV)/.demo ## train, push, serve and call a lead-scoring model (ONCE=1: then stop)
 	@$(BIN)/python examples/lead_scoring/demo.py $(if $(ONCE),--once)
+
+gate: $(VENV)/.installed $(VENV)/.demo ## check a good lead-scoring model, a leaky, a worse, a miscalibrated, a broken one
+	@$(BIN)/python examples/lead_scoring/gate.py
 
 test: $(VENV)/.installed ## the tests that take minutes at most
 	$(BIN)/pytest -m "not slow" $(ARGS)

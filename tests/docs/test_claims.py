@@ -69,7 +69,8 @@ def test_every_command_and_option_in_a_call_exists(page: Path) -> None:
 @each(WRITTEN)
 def test_every_option_in_the_prose_exists(page: Path) -> None:
     known = frozenset().union(*declared().values()) | HELP
-    of_others = {"--check", "--no-deps", "--write"}  # pip's, and those of the commands that write pages
+    # pip's, those of the commands that write pages, and pytest's by our plugin
+    of_others = {"--check", "--no-deps", "--write", "--keelway-model"}
     named = {option for text in inline_code(page) for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)}
     assert named - known - of_others == set()
 

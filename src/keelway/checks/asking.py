@@ -14,9 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from keelway.artifacts.blobs import BlobStore
+from keelway.artifacts.materialise import read_manifest
 from keelway.contract.sample import numbers
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.errors import InvalidInput, Unsupported
+from keelway.routing.snapshot import ServedVersion
 from keelway.statistics.estimates import Floats
 
 if TYPE_CHECKING:
@@ -49,6 +52,12 @@ class Answers:
     labels: Sequence[Any]
     refused: npt.NDArray[np.bool_]
     fields: Sequence[str] = ()
+
+
+def subject_of(served: ServedVersion, answer: Callable[[bytes], bytes], blobs: BlobStore, max_rows: int) -> Subject:
+    """The version that ``keelway.app.offline`` has loaded of ``blobs``."""
+    size = sum(file.size for file in read_manifest(blobs, served.model_digest).files)
+    return Subject(served.name, served.version, served.model_digest, served.signature, answer, max_rows, size)
 
 
 class _Answer(msgspec.Struct):

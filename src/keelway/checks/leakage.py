@@ -15,6 +15,7 @@ import numpy as np
 from keelway.checks.alone import alone
 from keelway.checks.case import Case
 from keelway.checks.findings import Finding, fact, skipped, undecided
+from keelway.checks.metrics import better_than_a_constant
 from keelway.checks.plan import LeakageRule
 from keelway.contract.sample import column_kind
 from keelway.statistics.estimates import Floats, p_value
@@ -67,6 +68,10 @@ def _single_features(case: Case, names: list[str]) -> Iterator[Finding]:
         yield skipped(FAMILY, title, "the model has no other")
         return
     rule, rows = case.plan.leakage, case.scored
+    if better_than_a_constant(rows, case.plan.alpha).verdict != "passed":
+        why = "the score is not proved better than a constant answer's, and a share of it says nothing"
+        yield undecided(FAMILY, title, why, rows=rows.rows, proof=False)
+        return
     reached = {name: alone(case.rows[name], rows, _LAWFUL) for name in names}
     judgeable = {name: found for name, found in reached.items() if found is not None}
     if not judgeable:

@@ -56,8 +56,8 @@ class CalibrationRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class RobustnessRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``noise``: standard deviations of each number added to it at random. ``missing``: the share of values taken away
-    where they may be missing. The metric may lose ``margin``, as in ``ChampionRule``. ``exclude`` names features that
-    are left alone, such as codes."""
+    where they may be missing. The metric may lose ``margin``, as in ``ChampionRule``; of a number, errors may grow by
+    that share of a constant answer's. ``exclude`` names features that are left alone, such as codes."""
 
     noise: float = 0.01
     missing: float = 0.01

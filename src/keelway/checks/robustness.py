@@ -9,10 +9,11 @@ import numpy as np
 
 from keelway.checks.case import Case
 from keelway.checks.champion import not_worse
-from keelway.checks.findings import Finding, fact, skipped
-from keelway.checks.scoring import Scored
+from keelway.checks.findings import Finding, fact, judged, skipped
+from keelway.checks.scoring import Scored, absolute_errors
 from keelway.contract.sample import column_kind, numbers
 from keelway.contract.signature import Feature
+from keelway.statistics.estimates import Ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,15 @@ def _held(case: Case, clean: Scored, name: str, rows: pd.DataFrame, said: str) -
         return fact(FAMILY, title, False, f"rows were refused, or answered with no number: {said}", rows=len(rows))
     proof = FAMILY in case.plan.declared
     rule = case.plan.robustness
+    if clean.kind == "regression":
+        # Not the ratio of two versions: of a model with hardly any error, the least noise makes a multiple.
+        grown = absolute_errors(changed) - absolute_errors(clean)
+        share = Ratio(grown, np.abs(clean.truth - np.median(clean.truth)))
+        title = f"error added by {name}"
+        said = f"as a share of the error of a constant answer; {said}"
+        return judged(
+            FAMILY, title, share, case.plan.alpha, rows=clean.rows, at_most=rule.margin, said=said, proof=proof
+        )
     return not_worse(
         FAMILY, case.metric, changed, clean, rule.margin, case.plan.alpha, title=title, said=said, proof=proof
     )

@@ -28,8 +28,9 @@ def check(case: Case) -> Iterator[Finding]:
     if case.classifies and not all(isinstance(value, float) for value in trained):
         apart = np.array([float(str(a) != str(b)) for a, b in zip(trained, answers.predictions[there], strict=True)])
     else:
-        served = answers.predictions[there].astype(float)
-        if answers.probabilities is not None:
+        if answers.probabilities is None:
+            served = answers.predictions[there].astype(float)
+        else:
             labels = [str(label) for label in answers.labels]
             wanted = str(case.plan.positive)
             place = labels.index(wanted) if wanted in labels else len(labels) - 1

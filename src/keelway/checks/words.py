@@ -44,9 +44,19 @@ def evidence(finding: Finding) -> str:
         parts.append(f"{finding.rows:,} rows")
     if finding.said:
         parts.append(finding.said)
-    if finding.verdict == "inconclusive" and not finding.proof:
-        parts.append("not demanded")
-    return "; ".join(parts)
+    return "; ".join([*parts, *remarks(finding)])
+
+
+def remarks(finding: Finding) -> list[str]:
+    """Why what could not be decided was not, or does not matter."""
+    if finding.verdict != "inconclusive":
+        return []
+    words = [] if finding.proof else ["not demanded"]
+    below = finding.at_least is not None and finding.high is not None and finding.high < finding.at_least
+    above = finding.at_most is not None and finding.low is not None and finding.low > finding.at_most
+    if below or above:
+        words.append("beyond its bound, though among so many tests perhaps by chance")
+    return words
 
 
 def bounds(finding: Finding) -> str:
@@ -59,7 +69,10 @@ def bounds(finding: Finding) -> str:
 
 
 def number(value: float) -> str:
-    return f"{value:.4g}"
+    """Four digits, or four decimals of what is small: nobody compares exponents."""
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) >= 0.001 else f"{round(value, 4) + 0.0:.4f}".rstrip("0").rstrip(".")
 
 
 def counts(report: Report) -> str:

@@ -28,6 +28,7 @@ from keelway.cli.output import print_json, progress
 
 if TYPE_CHECKING:
     from keelway.checks.asking import Subject
+    from keelway.checks.gate import Report
     from keelway.checks.plan import Plan
     from keelway.config import Settings
     from keelway.registry.models import ModelVersion
@@ -75,6 +76,13 @@ def check(
         str | None,
         typer.Option("--trained", metavar="COLUMN", help="Column of the sample with the training side's predictions."),
     ] = None,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write the result as JUnit XML, for CI.")
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write the result as a page, with its intervals drawn."),
+    ] = None,
     trust_type: TrustTypeOption = None,
     allow_python: AllowPythonOption = None,
     no_record: Annotated[
@@ -111,6 +119,7 @@ def check(
             champion = opened.enter_context(loaded(settings, registry, other))
         case = Case(subject, frame, plan, target or "", rows, champion)
         report = run(case, SystemClock(), sample=digest(sample), progress=progress)
+    write(report, junit, html)
     if not no_record:
         registry.record_check(
             version.model,
@@ -129,6 +138,24 @@ def check(
             typer.echo(line)
     if report.outcome != "passed":
         raise typer.Exit(1 if report.outcome == "failed" else INCONCLUSIVE)
+
+
+def write(report: Report, junit: Path | None, html: Path | None) -> None:
+    """The files that were asked for, whole or not at all. ``FailedPrecondition`` where one cannot be written."""
+    from keelway.checks.junit import junit as as_junit
+    from keelway.checks.page import page
+    from keelway.errors import FailedPrecondition
+
+    for file, made in ((junit, as_junit), (html, page)):
+        if file is None:
+            continue
+        beside = file.with_name(f".{file.name}.part")
+        try:
+            beside.write_text(made(report), encoding="utf-8")
+            beside.replace(file)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise FailedPrecondition(f"{file.name} cannot be written: {error.strerror}", hint="name another") from None
 
 
 def read_plan(file: Path | None, trained: str | None) -> Plan:
@@ -153,24 +180,14 @@ def read_plan(file: Path | None, trained: str | None) -> Plan:
 def loaded(settings: Settings, registry: Registry, version: ModelVersion) -> Iterator[Subject]:
     """The version, behind the request line of a server."""
     from keelway.app import offline
-    from keelway.artifacts.materialise import read_manifest
-    from keelway.checks.asking import Subject
+    from keelway.checks.asking import subject_of
     from keelway.contract.names import Reference
     from keelway.hosting.registered import RegistrySource
 
     blobs = open_blobs(settings)
     source = RegistrySource(registry, blobs, [Reference(version.model, version.version, None)])
-    size = sum(file.size for file in read_manifest(blobs, version.model_digest).files)
     with offline(settings, source) as (served, answer):
-        yield Subject(
-            version.model,
-            version.version,
-            version.model_digest,
-            served.signature,
-            answer,
-            settings.limits.max_rows,
-            size,
-        )
+        yield subject_of(served, answer, blobs, settings.limits.max_rows)
 
 
 def digest(file: Path) -> str:
