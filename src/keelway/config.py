@@ -217,10 +217,7 @@ class BatchingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     models: Annotated[
         tuple[str, ...],
-        Meta(
-            description="What to serve: `name`, `name@version`, `name@alias` or a range such as `name@^2.1`. `name` "
-            "follows its champion, a range the highest version in it."
-        ),
+        Meta(description="What to serve: `name` (its champion), `name@version`, `name@alias` or a range: `name@^2`."),
     ] = ()
     workers: Annotated[
         PositiveInt,
@@ -372,8 +369,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def demands_credentials(self) -> bool:
-        """Whether callers have to prove who they are: whether anything says so. Where what they would be known by is
-        missing, the server does not start; it never starts open."""
+        """Whether anything says that callers have to prove who they are. Without what that takes no server starts."""
         return self.auth.demanded or self.jwt.configured
 
     @property
