@@ -73,6 +73,20 @@ def test_good_rows_that_were_never_seen_are_found_as_often_as_is_said(seed: int)
     assert chance.ppf(0.0005) <= found(detector, unseen, 0.02).any(axis=1).sum() <= chance.ppf(0.9995)
 
 
+def test_no_row_that_was_held_out_has_trained_it() -> None:
+    given: list[np.ndarray] = []
+
+    def watched(seen: np.ndarray, held_out: np.ndarray) -> tuple[str, np.ndarray]:
+        given.extend((seen, held_out))
+        return grow(BLOBS, seen, held_out)
+
+    rows = ring(500)
+    detector = fit(rows, names(2), None, watched)
+    assert detector is not None
+    assert [len(part) for part in given] == [detector.fitted, detector.held_out]
+    assert sorted(map(tuple, np.vstack(given).tolist())) == sorted(map(tuple, rows.tolist()))
+
+
 def test_missing_values_are_the_median() -> None:
     rows = ring(1_000)
     rows[::5, 0] = np.nan
