@@ -5,19 +5,23 @@ compared with the rate that the detector says is in force, by the binomial bound
 every column shuffled by itself and clipped into its observed range: each value is an ordinary one, the row is not. The
 rule of variance alarms on the largest distance of a value from its mean in deviations, with a threshold from the same
 number of held-out rows at the same rate; so do the Mahalanobis distance by itself from one mean and covariance of all
-rows, and from those of each class (the least), of which a push keeps what finds more. It ends with status 1 if a bound
-does not hold. It writes no page.
+rows, and from those of each class (the least), of which a push keeps what finds more. ``with_forest`` is the detector
+that ``--isolation-forest`` makes. It ends with status 1 if a bound does not hold. It writes no page.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from keelway.artifacts.blobs import BlobStore
+from keelway.artifacts.isolation import forest_of
 from keelway.contract.anomaly import fit
+from keelway.publish.isolation import grow
 from keelway.statistics.held_out import thresholds
 from keelway.statistics.mahalanobis import of_all, of_classes
 
@@ -26,7 +30,7 @@ Labelled = tuple[Rows, Rows]
 #: The chance that a right detector fails one of the bounds.
 ALPHA = 0.001
 SPLITS = 20
-COLUMNS = ("caught", "by_variance", "of_all", "of_classes")
+COLUMNS = ("caught", "by_variance", "of_all", "of_classes", "with_forest")
 
 
 class Found(NamedTuple):
@@ -41,6 +45,7 @@ class Found(NamedTuple):
     held_out: int
     of_all: float = 0.0
     of_classes: float = 0.0
+    with_forest: float = 0.0
     apart: bool = False
 
     @property
@@ -105,6 +110,14 @@ def measure(rows: Rows, rate: float, seed: int, classes: Rows | None = None) -> 
     def alarms(given: Rows) -> Rows:
         return (detector.scores(given[:, columns]) > np.array(chosen.values)).any(axis=1)
 
+    blobs = BlobStore.open("memory://anomaly")
+    larger = fit(sample, names, kinds, partial(grow, blobs))
+    assert larger is not None
+    forest = forest_of(blobs.read(larger.forest), len(columns))
+
+    def of_larger(given: Rows) -> Rows:
+        return (larger.scores(given[:, columns], forest) > np.array(larger.thresholds(rate).values)).any(axis=1)
+
     shuffled = np.stack([random.permutation(unseen[:, column]) for column in range(rows.shape[1])], axis=1)
     attacks = shuffled.clip(sample.min(axis=0), sample.max(axis=0))
     half = len(sample) // 2
@@ -125,6 +138,7 @@ def measure(rows: Rows, rate: float, seed: int, classes: Rows | None = None) -> 
         detector.held_out,
         alone(lambda given: together(given[:, columns])),
         alone(lambda given: apart(given[:, columns])),
+        float(of_larger(attacks).mean()),
         bool(detector.volumes),
     )
 

@@ -126,6 +126,25 @@ def test_a_push_says_what_its_detector_can_do(keelway: Keelway, tmp_path: Path) 
     assert "anomaly detector (robust_z, mahalanobis) on 3 features" in keelway("constraints", "show", "m").out
 
 
+def test_a_push_that_is_asked_for_an_isolation_forest_has_one_and_says_so(keelway: Keelway, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(random.normal(size=(400, 2)), columns=["a", "b"])
+    label = (frame["a"] > 0).astype(int)
+    joblib.dump(LogisticRegression().fit(frame, label), tmp_path / "model.joblib")
+    frame.assign(label=label).to_csv(tmp_path / "sample.csv", index=False)
+    push = ("push", "m", "model.joblib", "--trust-pickle", "--isolation-forest")
+    refused = keelway(*push)
+    assert (refused.code, refused.out) == (1, "")
+    assert "--isolation-forest" in refused.err.rpartition(" · ")[2]
+    pushed = keelway(*push, "--sample", "sample.csv", "--target", "label")
+    assert pushed.code == 0, pushed.err
+    assert "anomaly detector on 2 features, with an isolation forest; 200 rows held out" in pushed.out
+    assert "with an isolation forest" in keelway("show", "m").out
+    shown = keelway("constraints", "show", "m").out
+    assert "anomaly detector (robust_z, mahalanobis, isolation_forest) on 2 features" in shown
+    assert keelway("predict", "m", "--input", "sample.csv").code == 0
+
+
 def test_a_small_sample_has_no_detector_and_the_push_says_so(churn: Keelway) -> None:
     assert "no anomaly detector: the sample has 80 rows, it takes 198" in churn("show", "churn").out
     assert "no anomaly detector" in churn("constraints", "show", "churn").out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+from keelway.artifacts.blobs import BlobStore
+from keelway.artifacts.isolation import forest_of
 from keelway.contract.anomaly import Detector, fit
 from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.constraints import AnomalyRule, Constraint, Policy, check_policy
 from keelway.contract.signature import Feature, ModelSignature, pack
 from keelway.errors import AnomalousInput, InvalidInput
 from keelway.guard.validation import Validator
+from keelway.publish.isolation import grow
 from keelway.types import NUMPY_DTYPES, BoundRequest, TensorSpec
 
 NUMBERS = st.sampled_from([0, -1, 0.1, 17, 18, 20, 70, 71, 99, 1e30, math.nan, math.inf, -math.inf])
@@ -212,21 +216,25 @@ def test_a_request_alone_is_judged_as_its_rows_are_together(
 
 # Anomalies
 
+BLOBS = BlobStore.open("memory://policies")
 
-def detector(*, classes: bool) -> Detector:
+
+def detector(*, classes: bool, forest: bool = False) -> Detector:
     random = np.random.default_rng(0)
     rows = random.normal(size=(600, 1)) + 0.2 * random.normal(size=(600, 3))
     kinds = random.integers(0, 3, 600)
     if classes:
         rows *= np.array([[1, 1, 1], [0.1, -0.1, 0.1], [0.3, 0.3, -0.3]])[kinds]
         rows += kinds[:, None]
-    made = fit(rows, ("a", "b", "c"), kinds)
+    made = fit(rows, ("a", "b", "c"), kinds, partial(grow, BLOBS) if forest else None)
     assert made is not None
     assert bool(made.centres) == classes
     return made
 
 
-DETECTORS = [detector(classes=False), detector(classes=True)]
+DETECTORS = [detector(classes=False), detector(classes=True), detector(classes=False, forest=True)]
+#: The forest of each detector, ``None`` where it has none.
+FORESTS = {made.forest: forest_of(BLOBS.read(made.forest), 3) if made.forest else None for made in DETECTORS}
 FEATURES = (
     Feature("a", "FP32", True),
     Feature("city", "BYTES"),
@@ -255,7 +263,8 @@ VALUES = st.sampled_from([0.0, 0.5, -0.5, 0.9, 1.0, 1.1, -1.0, 1.8, 2.5, 9.0, ma
 def test_rows_are_as_anomalous_as_their_scores_say(
     rows: list[tuple[float, float, float]], action: Any, rate: float, detector: Detector
 ) -> None:
-    validator = Validator(SIGNATURE, Policy(1, (), AnomalyRule(action, rate)), None, detector)
+    forest = FORESTS[detector.forest]
+    validator = Validator(SIGNATURE, Policy(1, (), AnomalyRule(action, rate)), None, detector, isolation=forest)
     whole = np.array(rows)
     given_ = BoundRequest(
         {
@@ -265,7 +274,7 @@ def test_rows_are_as_anomalous_as_their_scores_say(
         },
         len(rows),
     )
-    found = detector.scores(whole) > np.array(detector.thresholds(rate).values)
+    found = detector.scores(whole, forest) > np.array(detector.thresholds(rate).values)
     counts = {name: int(count) for name, count in zip(detector.names, found.sum(axis=0), strict=True) if count}
     bad = np.flatnonzero(found.any(axis=1)).tolist()
     if action == "reject" and len(bad) == len(rows):
@@ -296,8 +305,9 @@ def test_in_one_tensor_rows_are_as_anomalous_as_their_scores_say(
     )
     whole = np.array(rows)
     array = np.insert(whole[:, [2, 0, 1]], 1, 7e6, axis=1).astype("f4")
-    validator = Validator(signature, Policy(1, (), AnomalyRule("tag", rate)), None, detector)
-    found = detector.scores(whole) > np.array(detector.thresholds(rate).values)
+    forest = FORESTS[detector.forest]
+    validator = Validator(signature, Policy(1, (), AnomalyRule("tag", rate)), None, detector, isolation=forest)
+    found = detector.scores(whole, forest) > np.array(detector.thresholds(rate).values)
     counts = {name: int(count) for name, count in zip(detector.names, found.sum(axis=0), strict=True) if count}
     assert validator.validate(BoundRequest({"in": array}, len(rows)), atomic=True).anomalies == counts
 

@@ -48,6 +48,7 @@ Examples:
   keelway push flowers flowers.keras --sample flowers.npz --python keras-env/bin/python
   keelway push churn churn.skops --sample churn.csv --lineage seed=42 --lineage metric.auc=0.91
   keelway push churn churn.skops --sample churn.csv --target left --sign signing-key.pem
+  keelway push churn churn.skops --sample churn.csv --target left --isolation-forest
   keelway push digits --from-python digits.train:make --sample digits.npz
 """
 
@@ -108,6 +109,12 @@ def push(
     no_golden: Annotated[
         bool, typer.Option("--no-golden", help="Keep no rows of the sample with the version, to compare the next with.")
     ] = False,
+    isolation_forest: Annotated[
+        bool,
+        typer.Option(
+            "--isolation-forest", help="Train one on the sample: anomaly tags find rows in empty places between others."
+        ),
+    ] = False,
     why: WhyOption = "pushed from the command line",
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
@@ -131,6 +138,7 @@ def push(
         python or (Path(named) if (named := settings.publish.keras_python) else None),
         given,
         not no_golden,
+        isolation_forest,
     )
     release_and_print(settings, name, version, source, key, why, json=json)
 

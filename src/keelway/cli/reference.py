@@ -82,8 +82,8 @@ _LABELS: Final[Mapping[str, str]] = {
     "stage": "Stage of the request line: ",
     "field": "Name of a feature or input of the model; empty for one that it does not have",
     "tag": "What was unusual, such as `out_of_range:age`",
-    "detector": "`robust_z`: a value far from its median; `mahalanobis`: values that do not go together; `probing`: "
-    "nearly equal rows of one client",
+    "detector": "`robust_z`: a value far from its median; `mahalanobis`: values that do not go together; "
+    "`isolation_forest`: a row in an empty place; `probing`: nearly equal rows of one client",
     "state": "`ready`, `starting`, `leaving`",
     "cause": "`died`, `reload`",
     "result": "`hit`: found in memory; `stored`: found in Redis; `shared`: another request's run; `miss`: a run of its "

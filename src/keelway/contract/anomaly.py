@@ -7,6 +7,7 @@ later. It knows a row that is unlike the sample; against somebody who knows the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -16,9 +17,15 @@ import numpy.typing as npt
 from keelway.statistics.held_out import Thresholds, tail, thresholds
 from keelway.statistics.mahalanobis import Ellipsoids, Integers, best, of_all
 from keelway.statistics.robust import centre_and_scale
+from keelway.types import Array
 
 Floats = npt.NDArray[np.float64]
-DetectorName = Literal["robust_z", "mahalanobis"]
+DetectorName = Literal["robust_z", "mahalanobis", "isolation_forest"]
+#: How soon each of the rows, (rows, features) in the detector's order and without missing values, is alone in the trees
+#: of an isolation forest: (rows,), from 0 to 1, larger is stranger.
+Isolation = Callable[[Array], Floats]
+#: Trains one on the first rows; the digest of what it is stored as, and the scores of the second.
+Grow = Callable[[Floats, Floats], tuple[str, Floats]]
 
 #: Rows that have to be held out: with fewer, more than one good row in fifty would be tagged.
 MIN_HELD_OUT: Final = 99
@@ -41,7 +48,7 @@ class Detector(msgspec.Struct, frozen=True, omit_defaults=True):
     0 in place of the difference of a missing value. Empty where there is one feature, or too many. Where classes are
     told apart there is one matrix for each, one after another; ``centres`` and ``volumes`` are theirs, as in
     ``statistics/mahalanobis.py``. ``tail`` are the scores, in the order of ``names``, of those of the ``held_out`` rows
-    that have the largest.
+    that have the largest. ``forest`` is the digest of the blob that holds an isolation forest, empty without one.
     """
 
     features: tuple[str, ...]
@@ -54,11 +61,22 @@ class Detector(msgspec.Struct, frozen=True, omit_defaults=True):
     whitening: bytes = b""
     centres: tuple[tuple[float, ...], ...] = ()
     volumes: tuple[float, ...] = ()
+    forest: str = ""
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """The digests of what is stored for it beside the registry."""
+        return (self.forest,) if self.forest else ()
 
     @property
     def names(self) -> tuple[DetectorName, ...]:
         """What the scores of a row are called."""
-        return ("robust_z", "mahalanobis") if self.whitening else ("robust_z",)
+        here: tuple[tuple[DetectorName, object], ...] = (
+            ("robust_z", True),
+            ("mahalanobis", self.whitening),
+            ("isolation_forest", self.forest),
+        )
+        return tuple(name for name, there in here if there)
 
     @property
     def ellipsoids(self) -> Ellipsoids | None:
@@ -74,18 +92,22 @@ class Detector(msgspec.Struct, frozen=True, omit_defaults=True):
         support."""
         return thresholds(np.array(self.tail), self.held_out, rate)
 
-    def scores(self, rows: Floats) -> Floats:
-        """How unusual each of ``rows``, (rows, features), is: (rows, names)."""
-        return scores(rows, np.array(self.median), np.array(self.scale), self.ellipsoids)
+    def scores(self, rows: Floats, isolation: Isolation | None = None) -> Floats:
+        """How unusual each of ``rows``, (rows, features), is: (rows, names). ``isolation`` is what ``forest`` names."""
+        median = np.array(self.median)
+        alone = isolation(filled(rows, median)) if isolation is not None else None
+        return scores(rows, median, np.array(self.scale), self.ellipsoids, alone)
 
 
-def fit(rows: Floats, features: tuple[str, ...], classes: Integers | None = None) -> Detector | None:
+def fit(
+    rows: Floats, features: tuple[str, ...], classes: Integers | None = None, grow: Grow | None = None
+) -> Detector | None:
     """A detector from ``rows``, (rows, features), NaN where a value is missing, infinite counting as missing.
 
     A random half is held out for the thresholds. ``classes`` are numbers from 0, (rows,), negative where unknown; they
-    are told apart where there are few, and where the other half says that this finds more. ``None`` if there are too
-    few rows, or no feature is fit for it: constants and what takes two values, such as one-hot columns, say nothing
-    that a category would not.
+    are told apart where there are few, and where the other half says that this finds more. ``grow`` adds an isolation
+    forest, for which a missing value is the median. ``None`` if there are too few rows, or no feature is fit for it:
+    constants and what takes two values, such as one-hot columns, say nothing that a category would not.
     """
     rows = np.where(np.isfinite(rows), rows, np.nan)
     order = np.random.default_rng(_SEED).permutation(len(rows))
@@ -100,8 +122,9 @@ def fit(rows: Floats, features: tuple[str, ...], classes: Integers | None = None
     median, scale = centre_and_scale(seen)
     ellipsoids = _ellipsoids(seen, None if classes is None else classes[order[half:]])
     several = ellipsoids is not None and len(ellipsoids.centres) > 1
+    forest, alone = ("", None) if grow is None else grow(filled(seen, median), filled(held_out, median))
     most = int(MAX_RATE * (half + 1)) + 2
-    largest = tail(scores(held_out, median, scale, ellipsoids), most)
+    largest = tail(scores(held_out, median, scale, ellipsoids, alone), most)
     return Detector(
         tuple(features[position] for position in chosen),
         len(seen),
@@ -113,17 +136,26 @@ def fit(rows: Floats, features: tuple[str, ...], classes: Integers | None = None
         b"" if ellipsoids is None else ellipsoids.matrices.astype("<f8").tobytes(),
         tuple(map(tuple, ellipsoids.centres.tolist())) if ellipsoids and several else (),
         tuple(ellipsoids.volumes.tolist()) if ellipsoids and several else (),
+        forest,
     )
 
 
-def scores(rows: Floats, median: Floats, scale: Floats, ellipsoids: Ellipsoids | None) -> Floats:
-    """The largest distance of each row from a median in robust deviations and, with ``ellipsoids``, its Mahalanobis
-    distance: (rows, 1 or 2). A missing value is as usual as can be."""
-    z: Floats = np.nan_to_num(np.abs(rows - median) / scale).max(axis=1)
-    if ellipsoids is None:
-        return z[:, None]
-    both: Floats = np.stack([z, ellipsoids.distances(rows)], axis=1)
-    return both
+def scores(
+    rows: Floats, median: Floats, scale: Floats, ellipsoids: Ellipsoids | None, alone: Floats | None = None
+) -> Floats:
+    """The largest distance of each row from a median in robust deviations, with ``ellipsoids`` its Mahalanobis
+    distance, and ``alone``, scores of an isolation forest: (rows, 1 to 3). A missing value is as usual as can be."""
+    found: list[Floats] = [np.nan_to_num(np.abs(rows - median) / scale).max(axis=1)]
+    if ellipsoids is not None:
+        found.append(ellipsoids.distances(rows))
+    if alone is not None:
+        found.append(alone)
+    return np.stack(found, axis=1)
+
+
+def filled(rows: Array, median: Array) -> Array:
+    """``rows`` with the median of the feature in place of each missing value."""
+    return np.where(np.isnan(rows), median, rows)
 
 
 def _is_continuous(column: Floats) -> bool:

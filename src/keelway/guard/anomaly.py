@@ -2,7 +2,7 @@
 
 The robust z-score of a row is above its threshold exactly where some value is outside an interval of its column; those
 intervals are among the limits that every value is compared with anyway (``usual``). What is left for the usual row is
-one distance. Called by ``validation.py``.
+one distance and, where the push was asked for one, a run of an isolation forest. Called by ``validation.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from keelway.contract.anomaly import Detector
+from keelway.contract.anomaly import Detector, Isolation, filled
 from keelway.contract.constraints import AnomalyRule
 from keelway.contract.signature import ModelSignature
 from keelway.errors import AnomalousInput, InvalidInput
@@ -27,6 +27,8 @@ PROBING: Final = "probing"
 #: alarms. What may be lost of a z-score in float64, and of a squared distance in float32.
 _SLACK: Final = 1 + 1e-12
 _SLACK_SQUARED: Final = 1 + 1e-5
+#: Of the score of a forest: a sum of leaves in float32.
+_SLACK_ISOLATED: Final = 1 + 1e-6
 
 Mask = npt.NDArray[np.bool_]
 
@@ -60,10 +62,39 @@ class _Part(NamedTuple):
         return whitened
 
 
+class _Forest:
+    """The isolation forest, over the columns of all tensors in the order of the detector's features."""
+
+    def __init__(self, signature: ModelSignature, detector: Detector, isolation: Isolation, threshold: float) -> None:
+        self._isolation, self._furthest = isolation, threshold * _SLACK_ISOLATED
+        self._median = np.array(detector.median, np.float32)
+        place = {name: position for position, name in enumerate(detector.features)}
+        self._takes: list[tuple[str, list[int], list[int]]] = []
+        for spec in signature.inputs:
+            names = spec.columns or (spec.name,)
+            columns = [column for column, name in enumerate(names) if name in place]
+            if columns:
+                self._takes.append((spec.name, columns, [place[names[column]] for column in columns]))
+
+    def isolates(self, inputs: Mapping[str, Array]) -> Mask:
+        """Which rows are alone too soon."""
+        first = inputs[self._takes[0][0]]
+        rows = np.empty((len(first), len(self._median)), np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, as in training
+            for tensor, columns, places in self._takes:
+                array = inputs[tensor]
+                rows[:, places] = array.reshape(len(array), -1)[:, columns]
+        mask: Mask = self._isolation(filled(rows, self._median)) > self._furthest
+        return mask
+
+
 class AnomalyCheck:
     """``usual`` maps a feature to the interval within which its value alone is not anomalous."""
 
-    def __init__(self, signature: ModelSignature, rule: AnomalyRule, detector: Detector) -> None:
+    def __init__(
+        self, signature: ModelSignature, rule: AnomalyRule, detector: Detector, isolation: Isolation | None = None
+    ) -> None:
+        """``isolation`` is the forest that ``detector`` names, if it names one."""
         values = dict(zip(detector.names, detector.thresholds(rule.false_positive_rate).values, strict=True))
         self._action = rule.action
         z = values["robust_z"] * _SLACK
@@ -72,6 +103,9 @@ class AnomalyCheck:
             for name, median, scale in zip(detector.features, detector.median, detector.scale, strict=True)
         }
         self._furthest = values["mahalanobis"] ** 2 * _SLACK_SQUARED if "mahalanobis" in values else None
+        self._forest: _Forest | None = None
+        if isolation is not None:
+            self._forest = _Forest(signature, detector, isolation, values["isolation_forest"])
         self._parts = [part for spec in signature.inputs if (part := _part(spec, detector, self.usual)) is not None]
         self._only = self._parts[0] if len(self._parts) == 1 else None
         self._features, self._volumes = len(detector.features), np.array(detector.volumes or (0.0,))
@@ -86,15 +120,24 @@ class AnomalyCheck:
         ]
 
     @classmethod
-    def of(cls, signature: ModelSignature, rule: AnomalyRule, detector: Detector | None) -> AnomalyCheck | None:
+    def of(
+        cls,
+        signature: ModelSignature,
+        rule: AnomalyRule,
+        detector: Detector | None,
+        isolation: Isolation | None = None,
+    ) -> AnomalyCheck | None:
         """``None`` where there is nothing to do."""
         if detector is None or rule.action == "off" or not signature.batched:
             return None
-        return cls(signature, rule, detector)
+        return cls(signature, rule, detector, isolation)
 
     def passes(self, inputs: Mapping[str, Array]) -> bool:
-        """Whether every row is near the others of the sample, as far as the values are known to be within ``usual``. A
-        missing value fails."""
+        """Whether every row is near the others of the sample, as far as the values are known to be within ``usual``,
+        none of them missing."""
+        return self._is_near(inputs) and (self._forest is None or not self._forest.isolates(inputs).any())
+
+    def _is_near(self, inputs: Mapping[str, Array]) -> bool:
         furthest, only = self._furthest, self._only
         if furthest is None:
             return True
@@ -133,6 +176,8 @@ class AnomalyCheck:
         found = {"robust_z": self._outside(inputs) & good}
         if self._furthest is not None:
             found["mahalanobis"] = (self._distances(inputs, filled=True) > self._furthest) & good
+        if self._forest is not None:
+            found["isolation_forest"] = self._forest.isolates(inputs) & good
         counts = {name: int(mask.sum()) for name, mask in found.items() if mask.any()}
         if self._action == "tag":
             tags.extend(map(tag, counts))

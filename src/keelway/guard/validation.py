@@ -2,7 +2,7 @@
 clipped or flagged, and what is merely unlike the sample is tagged.
 
 Compiled once per version and policy. The usual request, all values present and inside, is decided by one vectorised
-comparison per tensor and one distance; only when that fails is anything looked at value by value.
+comparison per tensor, one distance and perhaps a forest; only when that fails is anything looked at value by value.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
-from keelway.contract.anomaly import Detector
+from keelway.contract.anomaly import Detector, Isolation
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
 from keelway.contract.signature import ModelSignature
@@ -24,7 +24,7 @@ from keelway.types import Array, BoundRequest, InferenceRequest, RowRequest
 
 class Validator:
     """Checks the inputs of one version of a model under one policy. ``detector`` is what its push has learned of rows
-    as a whole. ``now`` is a monotonic clock in seconds."""
+    as a whole, ``isolation`` its forest if it has one. ``now`` is a monotonic clock in seconds."""
 
     def __init__(
         self,
@@ -33,9 +33,10 @@ class Validator:
         baseline: Baseline | None,
         detector: Detector | None = None,
         now: Callable[[], float] = monotonic,
+        isolation: Isolation | None = None,
     ) -> None:
         features = {feature.name: feature for feature in signature.features}
-        self._anomaly = AnomalyCheck.of(signature, policy.anomaly, detector)
+        self._anomaly = AnomalyCheck.of(signature, policy.anomaly, detector, isolation)
         self._probing = ProbingWatch.of(signature, policy.probing, detector, now)
         limits = Limits.of(policy.constraints, baseline, self._anomaly.usual if self._anomaly else {})
         self._checks: list[tuple[str, NumberCheck | TextCheck]] = []

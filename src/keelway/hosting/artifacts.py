@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 
 from keelway.artifacts.blobs import BlobStore
+from keelway.artifacts.isolation import forest_of
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import materialise, read_manifest
 from keelway.artifacts.paths import check_relative
@@ -45,6 +47,11 @@ class ArtifactLoader:
             self._signed.check(release.name, release.version, release.model_digest, release.signatures)
         with ExitStack() as undo:
             opened = self._open(release.model_digest, release, options, undo, depth=0)
+            detector = release.detector
+            if detector is not None and detector.forest:
+                undo.callback(opened.runtime.close)
+                forest = forest_of(self._blobs.read(detector.forest), len(detector.features))
+                opened = replace(opened, isolation=forest)
             undo.pop_all()
             return opened
 

@@ -104,7 +104,7 @@ def load_version(
             release.policy.revision,
             signature,
             Binding(signature, settings.limits.max_rows),
-            _validator(signature, release, clock),
+            _validator(signature, release, opened, clock),
             opened.runtime,
             executor,
             {
@@ -127,14 +127,15 @@ def under_policy(loaded: Loaded, release: Release, clock: Clock) -> Loaded:
     served = replace(
         loaded.served,
         policy_revision=release.policy.revision,
-        validator=_validator(loaded.served.signature, release, clock),
+        validator=_validator(loaded.served.signature, release, loaded.opened, clock),
         metadata={**loaded.served.metadata, "constraints": release.policy.constraints},
     )
     return replace(loaded, release=release, served=served)
 
 
-def _validator(signature: ModelSignature, release: Release, clock: Clock) -> Validator:
-    return Validator(signature, release.policy, release.baseline, release.detector, clock.monotonic)
+def _validator(signature: ModelSignature, release: Release, opened: Opened, clock: Clock) -> Validator:
+    policy, isolation = release.policy, opened.isolation
+    return Validator(signature, policy, release.baseline, release.detector, clock.monotonic, isolation)
 
 
 def _choose(

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.signing import Signature
-from keelway.contract.anomaly import Detector
+from keelway.contract.anomaly import Detector, Isolation
 from keelway.contract.baseline import Baseline
 from keelway.contract.constraints import Policy
 from keelway.ports import Runtime, RuntimeOptions
@@ -55,12 +55,13 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A loaded runtime with its manifest. ``folders`` are private copies, removed when the model is closed; ``leave``
-    is called then for what is shared with other processes."""
+    is called then for what is shared with other processes. ``isolation`` is the forest that the detector names."""
 
     manifest: Manifest
     runtime: Runtime
     folders: Sequence[Path] = ()
     leave: Sequence[Callable[[], None]] = ()
+    isolation: Isolation | None = None
 
     def close(self) -> None:
         try:

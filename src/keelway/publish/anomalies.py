@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from keelway.contract.anomaly import MIN_HELD_OUT, Detector, fit
+from keelway.contract.anomaly import MIN_HELD_OUT, Detector, Grow, fit
 from keelway.contract.constraints import AnomalyRule
 from keelway.contract.sample import column_names, numbers
 from keelway.contract.signature import ModelSignature
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 MAX_ROWS: Final = 100_000
 
 
-def learn(frame: pd.DataFrame, signature: ModelSignature, target: pd.Series[Any] | None = None) -> Detector | None:
+def learn(
+    frame: pd.DataFrame, signature: ModelSignature, target: pd.Series[Any] | None = None, grow: Grow | None = None
+) -> Detector | None:
     """A detector on the numeric features that the sample ``frame`` has columns for, rounded as the model sees them;
-    ``None`` where ``contract.anomaly.fit`` makes none. If ``target`` takes few values they are classes."""
+    ``None`` where ``contract.anomaly.fit`` makes none. If ``target`` takes few values they are classes. ``grow``
+    adds a forest."""
     positions = {name: position for position, name in enumerate(column_names(frame.columns))}
     chosen = [
         feature
@@ -41,7 +44,7 @@ def learn(frame: pd.DataFrame, signature: ModelSignature, target: pd.Series[Any]
             values = numbers(frame.iloc[:, positions[feature.name]].rename(feature.name))
             dtype = NUMPY_DTYPES[feature.datatype]
             rows[:, place] = values.astype(dtype) if dtype.kind == "f" else values
-    return fit(rows, tuple(feature.name for feature in chosen), None if target is None else _classes(target))
+    return fit(rows, tuple(feature.name for feature in chosen), None if target is None else _classes(target), grow)
 
 
 def _classes(target: pd.Series[Any]) -> npt.NDArray[np.int64]:
@@ -74,6 +77,8 @@ def anomaly_lines(found: dict[str, Any]) -> list[str]:
     words = f"anomaly detector on {found['features']} features"
     if found.get("classes"):
         words += f", {found['classes']} classes apart"
+    if "isolation_forest" in found.get("detectors", ()):
+        words += ", with an isolation forest"
     if found["rate"] > 1.5 * found["asked"]:
         support = f"{found['held_out']:,} rows held out support a false-positive rate of {found['rate']:.2g}"
         return [f"{words}; {support}, not of {found['asked']:g}"]

@@ -22,14 +22,14 @@ from keelway.artifacts.formats import Format, detect
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import put_manifest, store_folder
 from keelway.artifacts.statement import SignaturePolicy
-from keelway.contract.anomaly import Detector
+from keelway.contract.anomaly import MIN_HELD_OUT, Detector
 from keelway.contract.baseline import Baseline
 from keelway.contract.compatibility import Promise
 from keelway.contract.names import check_name
 from keelway.contract.semver import Version
 from keelway.contract.signature import validate_signature
 from keelway.errors import InvalidInput, NotFound, Overtaken
-from keelway.publish.anomalies import described, learn
+from keelway.publish.anomalies import anomaly_lines, described, learn
 from keelway.publish.bump import compute
 from keelway.publish.compose import compose, text_pipeline
 from keelway.publish.golden import GOLDEN
@@ -72,7 +72,7 @@ class Source:
     the scale of what is predicted; None is the default for the kind of model. ``python`` is the interpreter of an
     environment with TensorFlow, for Keras models; None is this one. ``lineage`` is what the author says of it
     (``lineage.parse_given``), beside what is found out. ``golden``: some rows of the sample are kept, with the model's
-    answers."""
+    answers. ``isolation_forest``: its rows train one, for anomaly tags."""
 
     file: Path | None = None
     sample: Path | None = None
@@ -84,6 +84,7 @@ class Source:
     python: Path | None = None
     lineage: Mapping[str, Any] = field(default_factory=dict)
     golden: bool = True
+    isolation_forest: bool = False
 
 
 #: How often a push is decided anew because somebody else changed the model meanwhile.
@@ -116,6 +117,8 @@ def release(
         raise InvalidInput("nothing, or two things, to push", field="file", hint="give a file, or --from-python")
     if source.file is not None and not source.file.exists():
         raise NotFound(f"there is no file {source.file.name}", hint="give the path of the trained model")
+    if source.isolation_forest:
+        _require_table(source)
     if source.file is not None and source.file.suffix == ".toml":
         progress(f"wiring the pipeline {source.file.name}")
         manifest = compose(source.file, registry, blobs, signed)
@@ -134,6 +137,7 @@ def release(
     metadata: dict[str, Any] = {"lineage": collect(source.file, source.sample, source.lineage)}
     if golden is not None:
         metadata[GOLDEN] = golden
+    further = [*([golden] if golden else []), *(detector.blobs if detector else ())]
     for _ in range(_ATTEMPTS):
         standing = registry.standing(name)
         bump = None
@@ -149,7 +153,7 @@ def release(
                 baseline=baseline,
                 detector=detector,
                 metadata=metadata | ({"bump": msgspec.to_builtins(bump)} if bump else {}),
-                stored=partial(require_stored, blobs, digest, *([golden.removeprefix("sha256:")] if golden else [])),
+                stored=partial(require_stored, blobs, digest, *further),
                 sign=sign,
                 decided_on=standing,
                 who=who,
@@ -157,6 +161,21 @@ def release(
             )
         progress("the model was changed meanwhile: comparing anew")
     raise Overtaken("the model is changed again and again", field="version", hint="push it when nobody else does")
+
+
+def _require_table(source: Source) -> None:
+    """Said before the model is proved, which may take minutes."""
+    from keelway.publish.examples import ARRAY_FILES
+
+    if source.file is not None and source.file.suffix == ".toml":
+        raise _no_forest("a pipeline has no anomaly detector")
+    if source.sample is None or source.sample.suffix in ARRAY_FILES:
+        raise _no_forest("an isolation forest is trained on the rows of a table")
+
+
+def _no_forest(why: str) -> InvalidInput:
+    hint = f"give --sample a table of {2 * MIN_HELD_OUT} rows or more with numbers in it, or no --isolation-forest"
+    return InvalidInput(why, field="isolation_forest", hint=hint)
 
 
 def _sample(source: Source, progress: Progress) -> pd.DataFrame | Path | None:
@@ -184,6 +203,7 @@ def _apart(
 def _convert(
     blobs: BlobStore, source: Source, progress: Progress
 ) -> tuple[Manifest, dict[str, Any], Baseline | None, Detector | None, pd.DataFrame | Path | None]:
+    from keelway.publish.isolation import grow
     from keelway.publish.push import prepare, without_target
 
     sample = _sample(source, progress)
@@ -227,8 +247,12 @@ def _convert(
     features, classes = _apart(sample, source.target)
     if features is not None and not isinstance(features, Path):
         progress("learning what rows look like")
-        detector = learn(features, manifest.signature, classes)
+        detector = learn(
+            features, manifest.signature, classes, partial(grow, blobs) if source.isolation_forest else None
+        )
         report["anomalies"] = described(detector, len(features))
+        if source.isolation_forest and detector is None:
+            raise _no_forest(anomaly_lines(report["anomalies"])[0])
     return manifest, report, prepared.baseline, detector, features
 
 
