@@ -24,7 +24,7 @@ CHECK = ("check", "buyers", "--sample", "test.csv", "--target", "bought")
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``buyers`` 1.0.0, a logistic regression, and 1.1.0, which looks at nothing, pushed once; the rows
+    """A folder with ``buyers`` 1.0.0, a logistic regression, and 2.0.0, which looks at nothing, pushed once; the rows
     they were trained on, and 1,500 others in ``test.csv``."""
     folder = tmp_path_factory.mktemp("shop")
     random = np.random.default_rng(0)
@@ -61,9 +61,9 @@ def test_a_good_version_passes_with_its_figures_shown(keelway: Keelway, pushed: 
 
 
 def test_a_worse_version_exits_with_1_and_says_by_how_much(keelway: Keelway, pushed: Path) -> None:
-    ran = keelway("check", "buyers@1.1.0", *CHECK[2:], "--against", "champion")
+    ran = keelway("check", "buyers@2.0.0", *CHECK[2:], "--against", "champion")
     assert ran.code == 1
-    assert "buyers 1.1.0 against 1.0.0" in ran.out
+    assert "buyers 2.0.0 against 1.0.0" in ran.out
     assert "✗ roc_auc, difference: -0.2" in ran.out
 
 

@@ -88,7 +88,7 @@ def test_the_champion_is_promoted_and_a_version_has_to_be_named(keelway: Keelway
 
 def test_a_version_is_archived_and_restored(keelway: Keelway, registry: Registry) -> None:
     assert keelway("archive", "churn@1.2.0").out == "churn 1.2.0 is archived\n"
-    assert "archived" in keelway("promote", "churn@1.2.0").err
+    assert "archived" in keelway("promote", "churn@1.2.0", "--force").err
     assert json.loads(keelway("restore", "churn@1.2.0", "--json").out)["state"] == "available"
     ran = keelway("archive", "churn@1.1.0")
     assert (ran.code, "move champion first" in ran.err) == (1, True)
@@ -130,7 +130,7 @@ def test_a_history_cut_off_is_found_by_a_head_that_was_kept(keelway: Keelway, re
     assert (
         json.loads(keelway("history", "--anchor", "heads.jsonl", "--sign", "key.pem", "--json").out)["head"]["id"] == 5
     )
-    verify = ("history", "--verify", "--against", "heads.jsonl", "--trusted-key", "key.pub.pem")
+    verify = ("history", "--verify", "--against", "heads.jsonl", "--trusted", "key.pub.pem")
     assert ", and 2 anchors agree" in keelway(*verify).out
     registry.set_alias("churn", "mine", "1.0.0", who="ann", why="x")
     registry.remove_alias("churn", "mine", who="ann", why="x")
@@ -147,8 +147,8 @@ def test_a_history_cut_off_is_found_by_a_head_that_was_kept(keelway: Keelway, re
     [
         ("--anchor", "heads.jsonl"),
         ("--verify", "--against", "heads.jsonl"),
-        ("--against", "heads.jsonl", "--trusted-key", "key.pub.pem"),
-        ("--verify", "--against", "missing", "--trusted-key", "key.pub.pem"),
+        ("--against", "heads.jsonl", "--trusted", "key.pub.pem"),
+        ("--verify", "--against", "missing", "--trusted", "key.pub.pem"),
         ("--anchor", "heads.jsonl", "--sign", "key.pub.pem"),
         ("--anchor", "no/such/folder", "--sign", "key.pem"),
     ],

@@ -16,7 +16,7 @@ from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.manifest import FileEntry, Manifest
 from keelway.artifacts.materialise import put_manifest
 from keelway.contract.signature import Feature, ModelSignature
-from keelway.errors import CorruptArtifact, FailedPrecondition, Unavailable
+from keelway.errors import FailedPrecondition, Unavailable
 from keelway.registry.collection import Collected
 from keelway.registry.models import ModelVersion
 from keelway.registry.references import references, require_stored
@@ -188,12 +188,13 @@ def test_a_store_of_something_else_is_left_alone(registry: Registry, store: Blob
     assert len(there(other)) == 1
 
 
-def test_pipelines_that_refer_to_themselves_end(store: BlobStore) -> None:
-    digest = put(store, b"inner")
+def test_pipelines_are_followed_however_deep_they_nest(store: BlobStore) -> None:
+    digest = inner = put(store, b"inner")
     for _ in range(9):
         digest = put(store, runtime="pipeline", steps=[{"name": "a", "model_digest": digest, "inputs": {}}])
-    with pytest.raises(CorruptArtifact):
-        references(store, digest)
+    found = references(store, digest)
+    assert len(found) == 11, "ten manifests and the file of the innermost"
+    assert inner.removeprefix("sha256:") in found
 
 
 def test_a_push_that_puts_an_old_orphan_again_has_it_to_itself(

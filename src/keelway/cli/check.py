@@ -105,7 +105,7 @@ def check(
     settings = with_consent(registry_settings(config, store, artifacts), trust_type, allow_python)
     registry = open_registry(settings)
     wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.version or wanted.alias)
+    version = registry.resolve(wanted.name, wanted.selector)
     other = registry.resolve(wanted.name, against) if against else None
     progress(f"reading the sample {sample.name}")
     frame = read_sample(sample)

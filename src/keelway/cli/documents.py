@@ -50,7 +50,7 @@ def bom(
     settings = registry_settings(config, store, artifacts)
     registry = open_registry(settings)
     wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.version or wanted.alias)
+    version = registry.resolve(wanted.name, wanted.selector)
     members = read_manifests(open_blobs(settings), version.model_digest)
     manifest = members.pop(version.model_digest)
     signatures = registry.signatures(version.model, version.version)
@@ -71,5 +71,5 @@ def lineage(
 
     settings = registry_settings(config, store, artifacts)
     wanted = parse_reference(reference)
-    version = open_registry(settings).resolve(wanted.name, wanted.version or wanted.alias)
+    version = open_registry(settings).resolve(wanted.name, wanted.selector)
     print_json(run_event(version, read_manifest(open_blobs(settings), version.model_digest), namespace))

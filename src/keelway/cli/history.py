@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelway.cli.options import ConfigOption, JsonOption, StoreOption, open_registry, registry_settings
+from keelway.cli.options import ConfigOption, JsonOption, StoreOption, open_registry, registry_settings, signing_key
 from keelway.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from keelway.artifacts.signing import SigningKey, TrustedKeys
     from keelway.registry.models import HistoryEntry
     from keelway.registry.store import Registry
 
@@ -26,7 +27,7 @@ Examples:
   keelway history --limit 100 --json
   keelway history --verify
   keelway history --anchor heads.jsonl --sign signing-key.pem
-  keelway history --verify --against heads.jsonl --trusted-key signing-key.pub.pem
+  keelway history --verify --against heads.jsonl --trusted signing-key.pub.pem
 """
 
 
@@ -37,31 +38,40 @@ def history(
     against: Annotated[
         Path | None, typer.Option("--against", metavar="FILE", help="With --verify: signed heads, as --anchor wrote.")
     ] = None,
-    trusted_key: Annotated[
+    trusted: Annotated[
         list[str] | None,
-        typer.Option("--trusted-key", metavar="FILE", help="Public key (PEM) that signs heads."),
+        typer.Option(
+            "--trusted", metavar="KEY", help="Public key (PEM file) that signs heads. Default: signing.trusted_keys."
+        ),
     ] = None,
     anchor: Annotated[
         Path | None, typer.Option("--anchor", metavar="FILE", help="Add the signed end of the history to this file.")
     ] = None,
     sign: Annotated[
-        Path | None, typer.Option("--sign", metavar="KEYFILE", help="The private key (PEM) for --anchor.")
+        Path | None,
+        typer.Option(
+            "--sign", metavar="KEYFILE", help="Private key (PEM) for --anchor. Default: signing.key_file, signing.key."
+        ),
     ] = None,
     store: StoreOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
+    from keelway.artifacts.signing import TrustedKeys
     from keelway.errors import InvalidInput
 
-    if anchor is not None and sign is None:
+    settings = registry_settings(config, store, None)
+    given, option = (trusted, "--trusted") if trusted else (settings.signing.trusted_keys, "signing.trusted_keys")
+    if against is not None and not (verify and given):
+        raise InvalidInput("anchors are checked by signatures", field="against", hint="--verify --trusted KEY")
+    key = signing_key(settings, sign, "--sign") if anchor is not None else None
+    if anchor is not None and key is None:
         raise InvalidInput("an anchor has to be signed", field="sign", hint="name a private key: --sign KEYFILE")
-    if against is not None and not (verify and trusted_key):
-        raise InvalidInput("anchors are checked by signatures", field="against", hint="--verify --trusted-key FILE")
-    registry = open_registry(registry_settings(config, store, None))
+    registry = open_registry(settings)
     if verify:
-        _verify(registry, name, against, trusted_key or [], json)
-    if anchor is not None and sign is not None:
-        _anchor(registry, anchor, sign, json)
+        _verify(registry, name, against, TrustedKeys.of(given, option) if against is not None else None, json)
+    if anchor is not None and key is not None:
+        _anchor(registry, anchor, key, json)
     if not verify and anchor is None:
         _show(registry.history(name, limit), json)
 
@@ -80,14 +90,15 @@ def described(entry: HistoryEntry) -> str:
     return f"{entry.action} {subject}".rstrip()
 
 
-def _verify(registry: Registry, name: str | None, against: Path | None, trusted: list[str], json: bool) -> None:
-    from keelway.artifacts.signing import TrustedKeys
+def _verify(
+    registry: Registry, name: str | None, against: Path | None, trusted: TrustedKeys | None, json: bool
+) -> None:
     from keelway.registry.anchors import read
 
     if name is not None:
         registry.history(name, 1)  # a model that is not there is a mistake, not a sound history
     anchors = read(against) if against is not None else ()
-    audit = registry.audit(anchors, TrustedKeys.of(trusted, "--trusted-key") if trusted else None)
+    audit = registry.audit(anchors, trusted)
     findings = [{"entry": finding.id, "what": finding.what} for finding in audit.findings]
     if json:
         document = {"sound": not findings, "entries": audit.entries, "head": audit.head, "anchors": len(anchors)}
@@ -103,13 +114,12 @@ def _verify(registry: Registry, name: str | None, against: Path | None, trusted:
         raise typer.Exit(1)
 
 
-def _anchor(registry: Registry, path: Path, key_file: Path, json: bool) -> None:
+def _anchor(registry: Registry, path: Path, key: SigningKey, json: bool) -> None:
     import msgspec
 
-    from keelway.artifacts.signing import SigningKey
     from keelway.registry.anchors import append
 
-    anchor = append(path, registry.head(), SigningKey.from_file(key_file, "--sign"))
+    anchor = append(path, registry.head(), key)
     if json:
         print_json(msgspec.to_builtins(anchor))
     else:

@@ -137,7 +137,7 @@ def export(
     settings = registry_settings(config, store, artifacts)
     registry, blobs = open_registry(settings), open_blobs(settings)
     wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.version or wanted.alias)
+    version = registry.resolve(wanted.name, wanted.selector)
     if signed := SignaturePolicy.of(settings.signing):
         signatures = registry.signatures(version.model, version.version)
         signed.check(version.model, version.version, version.model_digest, signatures)

@@ -124,7 +124,7 @@ def verify(
     policy = SignaturePolicy(TrustedKeys.of(given, option))
     registry = open_registry(settings)
     wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.version or wanted.alias)
+    version = registry.resolve(wanted.name, wanted.selector)
     signatures = registry.signatures(version.model, version.version)
     key_id = policy.check(version.model, version.version, version.model_digest, signatures)
     files = list(check_stored(open_blobs(settings), version.model_digest))

@@ -11,27 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from keelway.artifacts.blobs import BlobStore
-from keelway.artifacts.materialise import read_manifest
-from keelway.errors import CorruptArtifact, FailedPrecondition, NotFound
+from keelway.artifacts.materialise import read_manifests
+from keelway.errors import FailedPrecondition, NotFound
 
-_MAX_DEPTH: Final = 8
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
 
-def references(blobs: BlobStore, model_digest: str, *documents: Any, depth: int = 0) -> frozenset[str]:
+def references(blobs: BlobStore, model_digest: str, *documents: Any) -> frozenset[str]:
     """The digests, 64 hex digits, of the manifest, of its files, of the manifests and files of a pipeline's members
     and theirs, and of whatever ``documents`` (metadata, a detector: JSON values) mention.
 
     Raises ``NotFound`` or ``CorruptArtifact`` if a manifest among them cannot be read.
     """
-    if depth > _MAX_DEPTH:
-        raise CorruptArtifact(f"pipelines nest deeper than {_MAX_DEPTH} levels")
-    manifest = read_manifest(blobs, model_digest)
-    found = {model_digest.removeprefix("sha256:"), *(entry.sha256 for entry in manifest.files)}
-    if manifest.runtime == "pipeline":
-        for step in manifest.options["steps"]:
-            found |= references(blobs, step["model_digest"], depth=depth + 1)
-    return frozenset(found.union(_mentioned([manifest.options, *documents])))
+    manifests = read_manifests(blobs, model_digest)
+    files = (entry.sha256 for manifest in manifests.values() for entry in manifest.files)
+    mentioned = _mentioned([*manifests, *(manifest.options for manifest in manifests.values()), *documents])
+    return frozenset((*files, *mentioned))
 
 
 def require_stored(blobs: BlobStore, model_digest: str, *further: str) -> None:
