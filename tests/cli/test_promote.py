@@ -46,15 +46,15 @@ def test_a_version_that_passed_becomes_champion_and_the_history_names_the_check(
 
 
 def test_a_version_that_failed_does_not_but_by_force_and_the_history_says_so(keelway: Keelway, pushed: Path) -> None:
-    assert keelway("check", "buyers@1.1.0", *CHECK[2:]).code != 0
-    ran = keelway("promote", "buyers@1.1.0")
+    assert keelway("check", "buyers@2.0.0", *CHECK[2:]).code != 0
+    ran = keelway("promote", "buyers@2.0.0")
     assert ran.code == 1
     assert "check" in ran.err
-    forced = keelway("promote", "buyers@1.1.0", "--force", "--why", "1.0.0 is down")
+    forced = keelway("promote", "buyers@2.0.0", "--force", "--why", "1.0.0 is down")
     assert forced.code == 0
     assert "no passing check stands behind it" in forced.err
     newest = json.loads(keelway("show", "buyers", "--json").out)["history"][0]
-    assert newest["change"] == "champion: 1.0.0 → 1.1.0 (forced)"
+    assert newest["change"] == "champion: 1.0.0 → 2.0.0 (forced)"
     assert newest["evidence"]["forced"] is True
 
 
