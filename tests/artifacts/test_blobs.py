@@ -331,6 +331,17 @@ def test_what_is_no_blob_is_not_listed(tmp_path: Path, source: Path) -> None:
     assert [item.digest for item in store.stored()] == [DIGEST]
 
 
+def test_what_lies_in_a_store_within_or_in_a_folder_of_somebody_else_is_not_listed(store: BlobStore) -> None:  # S6
+    store.put_bytes(b"mine")
+    mine = {item.key for item in store.stored()}
+    filesystem, root = store._filesystem, store._root
+    foreign = ("team/sha256/" + f"{DIGEST[:2]}/{DIGEST[2:]}", "data/incoming/" + "0" * 32, "incoming/orders.csv")
+    for name in foreign:
+        filesystem.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+        filesystem.pipe_file(f"{root}/{name}", b"another's")
+    assert {item.key for item in store.stored()} == mine
+
+
 def test_an_upload_to_an_object_store_that_breaks_off_is_invisible(
     object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

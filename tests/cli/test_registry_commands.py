@@ -73,14 +73,16 @@ def test_aliases_are_set_listed_and_removed(keelway: Keelway, registry: Registry
     assert "challenger\t1.2.0" in keelway("alias", "list", "churn").out
     assert keelway("alias", "remove", "churn", "mine").out == "mine of churn is removed\n"
     assert json.loads(keelway("alias", "remove", "churn", "challenger", "--json").out)["version"] is None
-    for alias in ("mine", "champion"):
-        keelway("alias", "remove", "churn", alias)
+    registry.remove_alias("churn", "champion", who="ann", why="x")
     assert "no aliases; set one" in keelway("alias", "list", "churn").out
 
 
 def test_the_champion_is_promoted_and_a_version_has_to_be_named(keelway: Keelway, registry: Registry) -> None:
     ran = keelway("alias", "set", "churn@1.2.0", "champion")
     assert (ran.code, "keelway promote churn@1.2.0" in ran.err) == (1, True)
+    ran = keelway("alias", "remove", "churn", "champion")
+    assert (ran.code, "cannot be removed" in ran.err) == (1, True)
+    assert registry.resolve("churn").version == "1.1.0"
     for arguments in (("alias", "set", "churn", "mine"), ("archive", "churn"), ("restore", "churn@champion")):
         ran = keelway(*arguments)
         assert (ran.code, "say which version" in ran.err) == (1, True)

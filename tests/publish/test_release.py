@@ -114,6 +114,16 @@ def test_without_a_golden_sample_predictions_count_as_different_and_it_is_said(p
     assert (pushed.version, rules(pushed)) == ("1.1.0", ["behaviour_unknown"])
 
 
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_a_golden_sample_that_cannot_be_read_blocks_no_push(push: Push, blobs: BlobStore, damage: str) -> None:
+    first = push(1.0, 2.0)
+    digest = first.metadata["golden"].removeprefix("sha256:")
+    (item,) = (item for item in blobs.stored() if item.digest == digest)
+    blobs._filesystem.rm_file(item.key) if damage == "gone" else blobs._filesystem.pipe_file(item.key, b"other")
+    pushed = push(1.0, 2.1)
+    assert (pushed.version, rules(pushed)) == ("1.1.0", ["behaviour_unknown"])
+
+
 def test_what_breaks_callers_is_a_major_version(push: Push) -> None:
     push(1.0, 2.0)
     assert push(1.0, 2.0, columns="ac").version == "2.0.0"

@@ -30,6 +30,8 @@ REFRESH_SECONDS: Final = 600.0
 _S3_TIMEOUTS: Final = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 3, "mode": "standard"}}
 
 _DIGEST: Final = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.ASCII)
+#: Of an upload that has not ended.
+_UPLOAD: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class FileSystem(Protocol):
@@ -182,17 +184,23 @@ class BlobStore:
             raise
 
     def stored(self) -> Iterator[Stored]:
-        """Everything in the store, unfinished uploads too, in no order."""
+        """Everything in the store, unfinished uploads too, in no order. What lies deeper is of another store, or of
+        somebody else, whose folder is within this one."""
         with _answering():
             try:
                 found = self._filesystem.find(self._root, detail=True)
             except FileNotFoundError:
                 found = {}
         for key, info in found.items():
-            *_, kind, first, rest = ("", "", *key.split("/"))
-            digest = first + rest if kind == "sha256" and _DIGEST.fullmatch(first + rest) else None
-            if digest or first == "incoming":
-                yield Stored(key, digest, int(info["size"] or 0), _modified(info))
+            digest: str | None = None
+            match key.removeprefix(f"{self._root}/").split("/"):
+                case ["sha256", first, rest] if _DIGEST.fullmatch(first + rest):
+                    digest = first + rest
+                case ["incoming", name] if _UPLOAD.fullmatch(name):
+                    pass
+                case _:
+                    continue
+            yield Stored(key, digest, int(info["size"] or 0), _modified(info))
 
     def remove(self, item: Stored, older_than: float) -> bool:
         """Remove ``item`` unless it was written again since ``older_than``; whether it was there and is gone now."""

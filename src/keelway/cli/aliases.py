@@ -106,6 +106,11 @@ def remove(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
+    from keelway.errors import InvalidInput
+    from keelway.registry.models import CHAMPION
+
+    if alias == CHAMPION:  # the highest version would be served then, checked or not
+        raise InvalidInput("the champion cannot be removed", field="alias", hint=f"keelway rollback {name}")
     open_registry(registry_settings(config, store, None)).remove_alias(name, alias, who=whoami(), why=why)
     if json:
         print_json({"model": name, "alias": alias, "version": None})

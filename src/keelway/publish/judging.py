@@ -68,14 +68,14 @@ class Judge:
     def _behave(self, live: LiveVersion) -> Sequence[Reason]:
         if live.version.model_digest == self.digest:
             return [Reason("patch", "same_model", "", "it is the same model, by its digest")]
-        golden = golden_of(live.version, self.blobs)
-        if golden is None:
-            return unknown("it has no golden sample, so that nothing says whether predictions are the same")
-        rows = fitted(golden.rows, self.manifest.signature)
-        if rows is None:
-            return unknown("its golden sample lacks what the new version needs")
-        self.progress(f"comparing the answers with those of {live.version.version}")
         try:
+            golden = golden_of(live.version, self.blobs)
+            if golden is None:
+                return unknown("it has no golden sample, so that nothing says whether predictions are the same")
+            rows = fitted(golden.rows, self.manifest.signature)
+            if rows is None:
+                return unknown("its golden sample lacks what the new version needs")
+            self.progress(f"comparing the answers with those of {live.version.version}")
             found = self._ask(rows)
             tolerance = tolerance_of(_tolerance(live.version.report), _tolerance(self.report))
             beside, _ = compare_answers(golden.answers, found.answers, found.accepted, tolerance)
