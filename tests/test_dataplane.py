@@ -73,7 +73,7 @@ def test_the_stages_follow_one_order_and_the_caller_pays_for_none_after_the_firs
         (b"{", {}, "parse"),
         (GOOD, {"model": "nobody"}, "route"),
         (GOOD, {"principal": Spy("eve")}, "authorise"),
-        (b'{"instances": [[1]]}', {}, "bind"),
+        (b'{"instances": [[1, 2, 3]]}', {}, "bind"),
         (b'{"instances": [[400, 1]]}', {}, "validate"),
     ):
         passed.clear()

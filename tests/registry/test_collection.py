@@ -77,7 +77,7 @@ def test_what_nothing_refers_to_is_removed_and_the_bytes_are_told(registry: Regi
     push(registry, store, put(store, b"weights"))
     before = there(store)
     put(store, b"pushed and never registered")
-    unfinished = Path(store._root) / "incoming" / "0123"
+    unfinished = Path(store._root) / "incoming" / ("0123" * 8)
     unfinished.parent.mkdir(exist_ok=True)
     unfinished.write_bytes(b"half")
     size = sum(item.size for item in store.stored())
@@ -248,7 +248,7 @@ def test_no_version_ever_lacks_a_file_whatever_is_pushed_and_collected_at_once(
     wrong: list[str] = []
 
     def collecting() -> None:
-        while not done.is_set():
+        while not done.wait(0.01):  # a push has to be quicker than this to come in between
             registry.collection.run(store, grace=0.0, who="gc", why="x")
 
     thread = Thread(target=collecting)

@@ -58,11 +58,11 @@ for _ in range(20):
 KILLED = (
     PRELUDE
     + """
-from keelway.registry import history, store
+from keelway.registry import entering, history, store
 
 point = sys.argv[3]
 if point == "after-version":
-    store._enter_policy = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+    entering.enter_policy = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 elif point == "after-history":
     store._point = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 registry.push("churn", None, DIGEST, who=me, why="killed")

@@ -25,9 +25,11 @@ def observed_to_expected(happened: Floats, probabilities: Floats) -> Ratio:
 def slope(happened: Floats, probabilities: Floats) -> Normal | None:
     """The slope of the logistic regression of ``happened`` on the log-odds of ``probabilities``, (rows,) each, with the
     robust standard error (P. J. Huber's sandwich). ``None`` where it cannot be fitted: all scores equal, or the two
-    kinds of rows do not overlap. Probabilities of 0 and 1, which no log-odds have, are half a row from the end."""
-    edge = 0.5 / len(probabilities)
-    clipped = np.clip(probabilities, edge, 1 - edge)
+    kinds of rows do not overlap. Probabilities of 0 and 1, which no log-odds have, are half a row from the end, and no
+    nearer to the middle than any other."""
+    inside = probabilities[(probabilities > 0) & (probabilities < 1)]
+    half = 0.5 / len(probabilities)
+    clipped = np.clip(probabilities, inside.min(initial=half), inside.max(initial=1 - half))
     odds = np.log(clipped / (1 - clipped))
     if np.ptp(odds) < 1e-9 or not 0 < happened.mean() < 1:
         return None
