@@ -14,6 +14,7 @@ from keelway.checks.gate import decide, outcome
 from keelway.checks.plan import Plan, parse_plan
 from keelway.checks.scoring import Bools
 from keelway.contract.signature import Feature
+from keelway.errors import InvalidInput
 
 SLICED = """
 [metrics]
@@ -146,3 +147,36 @@ def labelled(column: str, version: str) -> Subject:
         return {"predictions": ["Yes" if value else "No" for value in frame[column]], "labels": ["No", "Yes"]}
 
     return subject(features=[Feature(column, "FP64")], version=version, answers=answers)
+
+
+def test_the_event_is_one_class_in_whatever_order_the_other_version_has_them() -> None:
+    perfect = subject(lambda frame: 1 - truth(frame), labels=("Yes", "No"), version="1.0.0")
+    report = checked(subject(noisy(3.0), version="2.0.0"), old=perfect)
+    difference = found(report, "champion", "roc_auc, difference")
+    assert difference.verdict == "failed"
+    assert (difference.figure or 0.0) < 0
+    same = checked(subject(version="2.0.0"), old=perfect)
+    assert found(same, "champion", "roc_auc, difference").figure == pytest.approx(0.0, abs=1e-9)
+
+
+def test_another_version_without_the_event_is_not_compared() -> None:
+    other = subject(labels=("No", "Maybe"), version="1.0.0")
+    with pytest.raises(InvalidInput, match="not of the other version"):
+        checked(subject(version="2.0.0"), old=other)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        "[metrics]\nroc_auc = 0.6",
+        "[slices]\ncolumns = ['region']\nmetrics = {roc_auc = 0.6}",
+        "[calibration]",
+    ],
+)
+def test_what_was_asked_for_is_not_passed_without_a_truth(plan: str) -> None:
+    assert checked(subject(), plan=plan, target="").outcome == "inconclusive"
+
+
+def test_a_champion_that_nothing_was_compared_with_is_not_beaten() -> None:
+    assert checked(subject(version="2.0.0"), old=subject(noisy(1.0)), target="").outcome == "inconclusive"
+    assert checked(subject(), target="").outcome == "passed", "nothing but the contract was asked for"

@@ -10,6 +10,8 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from tests.cli.conftest import Keelway
@@ -72,6 +74,17 @@ def test_what_cannot_be_decided_exits_with_3(keelway: Keelway, pushed: Path) -> 
     ran = keelway(*CHECK, "--checks", "checks.toml")
     assert ran.code == 3, ran.out
     assert "could not be decided" in ran.out
+
+
+@pytest.mark.parametrize("words", [CHECK, ("diff", "buyers@1.0.0", "buyers@2.0.0")])
+def test_where_signatures_are_required_no_unsigned_version_is_run(
+    keelway: Keelway, pushed: Path, words: tuple[str, ...]
+) -> None:
+    key = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (pushed / "key.pem").write_bytes(key)
+    (pushed / "strict.toml").write_text('[signing]\nrequire_signature = true\ntrusted_keys = ["key.pem"]\n')
+    ran = keelway(*words, "--config", "strict.toml")
+    assert (ran.code, "is not signed by a trusted key" in ran.err) == (1, True)
 
 
 def test_the_json_says_all_that_the_text_says(keelway: Keelway, pushed: Path) -> None:

@@ -82,6 +82,13 @@ class Case:
         """By what versions are compared; empty without a truth."""
         return self.plan.champion.metric or ("" if self.scored is None else main_metric(self.scored))
 
+    @cached_property
+    def positive(self) -> Any:
+        """The class that counts as the event, of both versions: what is declared, else the last of this one's two.
+        Empty where it does not matter. The order of labels may be another in the other version."""
+        labels = self.answers.labels
+        return labels[-1] if self.plan.positive == "" and len(labels) == 2 else self.plan.positive
+
     @property
     def random(self) -> np.random.Generator:
         """A generator of its own for whoever asks, the same in every run."""
@@ -99,4 +106,4 @@ class Case:
             return None
         column: Any = (self.frame if frame is None else frame)[self.target]
         truth = column.astype(object).where(column.notna(), None).tolist()
-        return scored(answers, truth, self.plan.positive, classifies=self.classifies)
+        return scored(answers, truth, self.positive, classifies=self.classifies)

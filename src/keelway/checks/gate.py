@@ -71,7 +71,7 @@ def check(case: Case, clock: Clock, *, sample: str = "", progress: Progress = la
     for name, family in _families(clock):
         progress(f"checking: {name}")
         findings += family(case)
-    decided = decide(findings, case.plan.alpha)
+    decided = decide(_demanded(case, findings), case.plan.alpha)
     subject = case.subject
     return Report(
         subject.name,
@@ -96,6 +96,21 @@ def _families(clock: Clock) -> Sequence[tuple[str, Callable[[Case], Iterable[Fin
         (leakage.FAMILY, leakage.check),
         (skew.FAMILY, skew.check),
     )
+
+
+def _demanded(case: Case, findings: Sequence[Finding]) -> Sequence[Finding]:
+    """``findings``; without a truth, what was asked for all the same is not passed over but undecided."""
+    if case.scored is not None:
+        return findings
+    asked = case.plan.declared | ({champion.FAMILY} if case.champion is not None else set())
+    if "slices" in asked:
+        asked |= {metrics.FAMILY}
+    return [
+        msgspec.structs.replace(finding, verdict="inconclusive", proof=True)
+        if finding.verdict == "skipped" and finding.family in asked
+        else finding
+        for finding in findings
+    ]
 
 
 def decide(findings: Sequence[Finding], alpha: float) -> list[Finding]:

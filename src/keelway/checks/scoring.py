@@ -99,7 +99,11 @@ def scored(answers: Answers, truth: Sequence[Any], positive: Any, *, classifies:
     place = len(labels) - 1
     if positive != "":
         if _spelled(positive) not in places:
-            raise InvalidInput("'positive' of the checks is no label of the model", field="positive")
+            raise InvalidInput(
+                f"{_spelled(positive)!r}, the event, is no label of the model, or not of the other version",
+                field="positive",
+                hint="name a label of both as 'positive' in the checks, or leave --against out",
+            )
         place = int(places[_spelled(positive)])
     return Scored("binary" if binary else "multiclass", known, predicted, answers.probabilities, labels, place)
 

@@ -180,12 +180,14 @@ def read_plan(file: Path | None, trained: str | None) -> Plan:
 def loaded(settings: Settings, registry: Registry, version: ModelVersion) -> Iterator[Subject]:
     """The version, behind the request line of a server."""
     from keelway.app import offline
+    from keelway.artifacts.statement import SignaturePolicy
     from keelway.checks.asking import subject_of
     from keelway.contract.names import Reference
     from keelway.hosting.registered import RegistrySource
 
     blobs = open_blobs(settings)
-    source = RegistrySource(registry, blobs, [Reference(version.model, version.version, None)])
+    signed = SignaturePolicy.of(settings.signing)
+    source = RegistrySource(registry, blobs, [Reference(version.model, version.version, None)], signed)
     with offline(settings, source) as (served, answer):
         yield subject_of(served, answer, blobs, settings.limits.max_rows)
 

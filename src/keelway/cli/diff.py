@@ -12,6 +12,7 @@ from keelway.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from keelway.artifacts.blobs import BlobStore
+    from keelway.artifacts.statement import SignaturePolicy
     from keelway.publish.diff import Side
     from keelway.registry.store import Registry
 
@@ -53,6 +54,7 @@ def diff(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
+    from keelway.artifacts.statement import SignaturePolicy
     from keelway.cli.options import open_blobs, open_registry, registry_settings
     from keelway.contract.names import parse_reference
     from keelway.publish.diff import Consent
@@ -68,7 +70,9 @@ def diff(
         frozenset((*runtime.allowed_python, *(allow_python or ()))),
         frozenset((*runtime.trusted_types, *(trust_type or ()))),
     )
-    document = compare(_side(registry, blobs, old), _side(registry, blobs, new), blobs, consent)
+    signed = SignaturePolicy.of(settings.signing)
+    before, after = (_side(registry, blobs, reference, signed) for reference in (old, new))
+    document = compare(before, after, blobs, consent)
     if html is not None:
         _write_page(html, document)
     if json:
@@ -79,7 +83,7 @@ def diff(
             typer.echo(f"the page is in {html}")
 
 
-def _side(registry: Registry, blobs: BlobStore, reference: str) -> Side:
+def _side(registry: Registry, blobs: BlobStore, reference: str, signed: SignaturePolicy | None) -> Side:
     from keelway.contract.names import parse_reference
     from keelway.publish.diff import Side
 
@@ -88,6 +92,9 @@ def _side(registry: Registry, blobs: BlobStore, reference: str) -> Side:
     found = (
         registry.get(wanted.name, wanted.version) if wanted.version else registry.resolve(wanted.name, wanted.selector)
     )
+    if signed is not None:  # it may be run
+        signatures = registry.signatures(found.model, found.version)
+        signed.check(found.model, found.version, found.model_digest, signatures)
     aliases = [alias.alias for alias in registry.aliases(found.model) if alias.version == found.version]
     return Side.of(found, registry.policy(found.model, found.version), aliases, blobs)
 

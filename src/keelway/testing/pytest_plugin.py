@@ -90,6 +90,7 @@ def keelway_model(pytestconfig: pytest.Config) -> Iterator[KeelwayModel]:
         raise pytest.UsageError("say which model: pytest --keelway-model NAME@VERSION")
     from keelway.app import offline
     from keelway.artifacts.blobs import BlobStore
+    from keelway.artifacts.statement import SignaturePolicy
     from keelway.checks.asking import subject_of
     from keelway.clock import SystemClock
     from keelway.config import load_settings
@@ -106,7 +107,7 @@ def keelway_model(pytestconfig: pytest.Config) -> Iterator[KeelwayModel]:
     registry = Registry.open(settings.registry.store_url, clock=SystemClock())
     try:
         blobs = BlobStore.open(settings.registry.artifacts_url)
-        source = RegistrySource(registry, blobs, [parse_reference(reference)])
+        source = RegistrySource(registry, blobs, [parse_reference(reference)], SignaturePolicy.of(settings.signing))
         with offline(settings, source) as (served, answer):
             yield KeelwayModel(subject_of(served, answer, blobs, settings.limits.max_rows))
     finally:
