@@ -1,6 +1,6 @@
 """The results of checks: rows beside the versions they are about, newest last. ``Registry`` is the only caller.
 
-The history names a check by its id and by the digest of its document, so that neither is changed unnoticed.
+The history names a check by its id and by the digest of its document, so that whoever compares them finds a change.
 """
 
 from __future__ import annotations
