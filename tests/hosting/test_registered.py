@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,7 +17,7 @@ from keelway.artifacts.materialise import put_manifest, store_folder
 from keelway.clock import SystemClock
 from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.names import parse_reference
-from keelway.errors import CorruptArtifact, NotFound
+from keelway.errors import CorruptArtifact, FailedPrecondition, NotFound, Unavailable
 from keelway.hosting import artifacts as hosted
 from keelway.hosting.registered import RegistrySource
 from keelway.ports import RuntimeOptions
@@ -213,6 +214,69 @@ def test_a_reference_to_nothing_is_refused_at_the_start(
     for reference in ("nobody", "iris@9.9.9", "iris@nothing"):
         with pytest.raises(NotFound), Server(source(registry, blobs, reference)):
             pass
+
+
+@pytest.mark.parametrize("reference", ["iris@1.0.0", "iris@blue", "iris@^1.0"])
+def test_a_reference_that_names_nothing_any_more_keeps_what_it_named_and_holds_up_no_other(
+    registry: Registry,
+    blobs: BlobStore,
+    push: Callable[[str, str], str],
+    reference: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "keelway.hosting")
+    push("iris", "1.0.0")
+    push("iris", "2.0.0")
+    push("other", "1.0.0")
+    push("other", "1.1.0")
+    registry.set_alias("iris", "champion", "2.0.0", **WHO)
+    registry.set_alias("iris", "blue", "1.0.0", **WHO)
+
+    def other(server: Server) -> object:
+        return server.post("/v1/models/other/predict", ROWS).json["model_version"]
+
+    with Server(source(registry, blobs, reference, "other")) as server:
+        registry.remove_alias("iris", "blue", **WHO)
+        registry.archive("iris", "1.0.0", **WHO)
+        for promoted in ("1.1.0", "1.0.0", "1.1.0"):
+            registry.set_alias("other", "champion", promoted, **WHO)
+            wait_until(lambda: other(server) == promoted, "the promotion of the other model")  # noqa: B023
+        assert (version(server), server.get("/health/ready").json) == ("1.0.0", {"ready": True, "stale": False})
+        entry = next(one for one in server.post("/v2/repository/index", {}).json if one["name"] == "iris")
+        assert (entry["version"], entry["state"]) == ("1.0.0", "READY")
+        assert entry["reason"].startswith(f"{reference} names nothing any more: ")
+        assert caplog.text.count("names nothing any more") == 1
+        assert "cannot be read" not in caplog.text
+        registry.restore("iris", "1.0.0", **WHO)
+        registry.set_alias("iris", "blue", "1.0.0", **WHO)
+        wait_until(lambda: f"{reference} names a version again" in caplog.text, "the reference to be found again")
+        wait_until(lambda: not server.post("/v2/repository/index", {}).json[0]["reason"], "the index to say so")
+
+
+def test_an_archived_version_is_refused_at_the_start(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str]
+) -> None:
+    push("iris", "1.0.0")
+    push("iris", "2.0.0")
+    registry.set_alias("iris", "champion", "2.0.0", **WHO)
+    registry.archive("iris", "1.0.0", **WHO)
+    with pytest.raises(FailedPrecondition), Server(source(registry, blobs, "iris", "iris@1.0.0")):
+        pass
+
+
+def test_a_registry_that_is_away_is_no_reference_that_names_nothing(
+    registry: Registry, blobs: BlobStore, push: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push("iris", "1.0.0")
+    models = source(registry, blobs, "iris@1.0.0")
+    models.wanted()
+
+    def away(name: str, selector: str | None = None) -> None:
+        raise Unavailable("away")
+
+    monkeypatch.setattr(registry, "resolve", away)
+    with pytest.raises(Unavailable):
+        models.wanted()
 
 
 def test_the_token_changes_with_the_registry_and_with_what_is_followed(

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.hosting.test_told import release, wanted
 
+from keelway.artifacts.blobs import BlobStore
+from keelway.clock import SystemClock
+from keelway.contract.names import parse_reference
 from keelway.errors import ErrorCode, FailedPrecondition, KeelwayError, Unavailable
 from keelway.hosting.fleet import RETRY_AFTER
-from keelway.hosting.sources import Opened, Release, Wanted
+from keelway.hosting.registered import RegistrySource
+from keelway.hosting.sources import ModelSource, Opened, Release, Wanted
 from keelway.ports import RuntimeOptions
+from keelway.registry.store import Registry
 from keelway.supervise.agreement import Agreement
 from keelway.supervise.child import State
 from keelway.supervise.messages import Commit, Failure, Message, Prepare, Prepared
@@ -87,14 +94,14 @@ class Wish:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, source: ModelSource | None = None) -> None:
         self.clock = FakeClock()
         self.wish = Wish(wanted("1.0.0"))
         self.workers = [Worker(1), Worker(2), Worker(3)]
         for worker in self.workers:
             worker.admitted = True
         self.agreement = Agreement(
-            self.wish,
+            source or self.wish,
             lambda: [one for one in self.workers if one.admitted and one.state is State.SERVING],  # type: ignore[misc]
             self.clock,
         )
@@ -110,9 +117,9 @@ class World:
         return [one.serves for one in self.workers]
 
 
-def play(scene: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+def play(scene: Callable[[World], Coroutine[Any, Any, None]], source: ModelSource | None = None) -> None:
     async def run() -> None:
-        world = World()
+        world = World(source)
         await world.agreement.begin()
         following = asyncio.create_task(world.agreement.follow(INTERVAL))
         try:
@@ -253,6 +260,31 @@ def test_a_source_that_is_away_changes_nothing_and_is_said_once(
 
     play(scene)
     assert caplog.text.count("serving what is loaded") == 1
+
+
+def test_a_reference_that_names_nothing_any_more_holds_up_no_other_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    who = {"who": "ada", "why": "a test"}
+    with closing(Registry.open(f"sqlite:///{tmp_path}/registry.db", clock=SystemClock())) as registry:
+        for place, (name, number) in enumerate([("m", "1.0.0"), ("m", "2.0.0"), ("n", "1.0.0"), ("n", "1.1.0")]):
+            registry.push(name, number, f"sha256:{place:064x}", **who)
+        registry.set_alias("m", "champion", "2.0.0", **who)
+        references = [parse_reference(one) for one in ("m@1.0.0", "n")]
+
+        async def scene(world: World) -> None:
+            registry.archive("m", "1.0.0", **who)
+            for promoted in ("1.1.0", "1.0.0"):
+                registry.set_alias("n", "champion", promoted, **who)
+                expected = [f"1.0.0,{promoted}"] * 3
+                await world.until(lambda: world.serve() == expected)  # noqa: B023
+            commit = world.workers[0].told[-1]
+            assert isinstance(commit, Commit)
+            assert commit.wanted[0].releases[0].lost.startswith("m@1.0.0 names nothing any more")  # for the index
+            assert not world.agreement.stale
+
+        play(scene, RegistrySource(registry, BlobStore.open(tmp_path / "artifacts"), references))
+    assert caplog.text.count("names nothing any more") == 1
 
 
 def test_the_source_is_asked_once_an_interval_however_many_workers_there_are() -> None:

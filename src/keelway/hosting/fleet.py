@@ -35,7 +35,8 @@ _Key = tuple[str, str, str, int]
 
 
 class IndexEntry(NamedTuple):
-    """One line of the repository index. ``state`` is READY or UNAVAILABLE, ``reason`` why it is the latter."""
+    """One line of the repository index. ``state`` is READY or UNAVAILABLE, ``reason`` why it is the latter, or why
+    no reference names what is served any more."""
 
     name: str
     version: str
@@ -199,7 +200,8 @@ class Fleet:
             for release in wanted.releases:
                 failure = self._failures.get(release.key)
                 ready = release.key in self._loaded and not unloaded
-                reason = "" if ready else failure.error.message if failure else "unloaded" if unloaded else "loading"
+                missing = failure.error.message if failure else "unloaded" if unloaded else "loading"
+                reason = release.lost if ready else missing
                 entries.append(IndexEntry(release.name, release.version, "READY" if ready else "UNAVAILABLE", reason))
         return [*entries, *self.held_back]
 

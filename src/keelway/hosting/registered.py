@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.signing import Signature
 from keelway.artifacts.statement import SignaturePolicy
 from keelway.contract.names import Reference, fold
+from keelway.errors import FailedPrecondition, InvalidInput, NotFound
 from keelway.hosting.artifacts import ArtifactLoader
 from keelway.hosting.sources import Opened, Release, Wanted
 from keelway.ports import RuntimeOptions
 from keelway.registry.models import ModelVersion
 from keelway.registry.store import Registry
 
+log = logging.getLogger("keelway.hosting")
+
 
 class RegistrySource:
     """Models of the registry. A reference without a version follows the champion; its other aliases are live too. One
-    with a range follows the highest version in it, as soon as that is pushed."""
+    with a range follows the highest version in it, as soon as that is pushed. One that has named something and does not
+    any more keeps what it named last, and holds up no other."""
 
     def __init__(
         self,
@@ -30,6 +36,8 @@ class RegistrySource:
         self._registry = registry
         self._loader = ArtifactLoader(blobs, signed=signed)
         self._references = list(references)
+        self._named: dict[Reference, Wanted] = {}
+        self._lost: set[Reference] = set()
 
     def token(self) -> object:
         return self._registry.state_token(), len(self._references)
@@ -37,7 +45,7 @@ class RegistrySource:
     def wanted(self) -> Sequence[Wanted]:
         by_name: dict[str, Wanted] = {}
         for reference in self._references:
-            wanted = self._resolve(reference)
+            wanted = self._latest(reference)
             known = by_name.get(wanted.name)
             by_name[wanted.name] = wanted if known is None else _merge(known, wanted)
         return list(by_name.values())
@@ -47,9 +55,28 @@ class RegistrySource:
 
     def follow(self, name: str) -> None:
         reference = Reference(name, None, None)
-        self._resolve(reference)
+        self._named[reference] = self._resolve(reference)
         if all(fold(known.name) != fold(name) for known in self._references):
             self._references.append(reference)
+
+    def _latest(self, reference: Reference) -> Wanted:
+        """What ``reference`` names, or named last. Raises why it names nothing if it never has, as at the start."""
+        try:
+            wanted = self._resolve(reference)
+        except (NotFound, FailedPrecondition, InvalidInput) as error:
+            named = self._named.get(reference)
+            if named is None:
+                raise
+            if reference not in self._lost:
+                log.warning("%s names nothing any more; serving what it named last: %s", reference, error.message)
+                self._lost.add(reference)
+            why = f"{reference} names nothing any more: {error.message}"
+            return replace(named, releases=[replace(release, lost=why) for release in named.releases])
+        if reference in self._lost:
+            log.info("%s names a version again", reference)
+            self._lost.discard(reference)
+        self._named[reference] = wanted
+        return wanted
 
     def _resolve(self, reference: Reference) -> Wanted:
         chosen = self._registry.resolve(reference.name, reference.selector)

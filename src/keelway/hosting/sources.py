@@ -23,7 +23,8 @@ from keelway.ports import Runtime, RuntimeOptions
 @dataclass(frozen=True, slots=True)
 class Release:
     """One version that should be live. ``key`` changes when it must be served anew, ``model_key`` when it must be
-    loaded anew: a policy is not part of the model, and what is loaded already needs no further signature."""
+    loaded anew: a policy is not part of the model, and what is loaded already needs no further signature. ``lost`` says
+    why nothing names it any more, where it is served on all the same."""
 
     name: str
     version: str
@@ -32,6 +33,7 @@ class Release:
     baseline: Baseline | None
     detector: Detector | None = None
     signatures: tuple[Signature, ...] = ()
+    lost: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -81,7 +83,7 @@ class ModelSource(Protocol):
         ...
 
     def wanted(self) -> Sequence[Wanted]:
-        """What should be live now. Raises ``NotFound`` for a reference that names nothing."""
+        """What should be live now. Raises ``NotFound`` for a reference that has never named anything."""
         ...
 
     def open(self, release: Release, options: RuntimeOptions) -> Opened: ...
