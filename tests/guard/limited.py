@@ -30,7 +30,7 @@ class Limited:
         self.field = b""
 
     async def ask(
-        self, principal: Principal = ACME, peer: Peer = HERE, model: str = "churn", rows: int = 1, seconds: float = 1.0
+        self, principal: Principal = ACME, peer: Peer = HERE, model: str = "churn", rows: int = 1, seconds: float = 30.0
     ) -> bool:
         self.error = self.limiter.enter(principal, peer)
         if self.error is not None:
