@@ -32,7 +32,7 @@ SIGNATURE = ModelSignature(
 MODEL = Manifest((FileEntry("model.onnx", "a" * 64, 10), FileEntry("sub/weights", "b" * 64, 20)), SIGNATURE, "onnx")
 LINEAGE = {
     "code": {"revision": "c" * 40, "dirty": True},
-    "lockfile": {"path": "uv.lock", "sha256": "d" * 64, "size": 3},
+    "lockfile": {"path": "pdm.lock", "sha256": "d" * 64, "size": 3},
     "data": {"sha256": "e" * 64, "size": 4},
     "source": {"sha256": "f" * 64, "size": 5},
     "libraries": {"python": "3.11.7", "numpy": "2.2.0", "scikit-learn": "1.9.1"},

@@ -24,9 +24,9 @@ def project(tmp_path: Path) -> Path:
     root = tmp_path / "secret-customer" / "project"
     (root / "training").mkdir(parents=True)
     (root / "train.py").write_text("print('trained')\n")
-    (root / "uv.lock").write_text("version = 1\n")
+    (root / "pdm.lock").write_text("version = 1\n")
     git(root, "init", "-q")
-    git(root, "add", "train.py", "uv.lock")
+    git(root, "add", "train.py", "pdm.lock")
     git(root, "-c", "user.name=ann", "-c", "user.email=ann@example.com", "commit", "-qm", "train")
     return root
 
@@ -47,13 +47,14 @@ def test_the_revision_and_whether_it_is_all_of_it(project: Path) -> None:
 
 def test_the_nearest_lockfile_by_its_path_in_the_project(project: Path) -> None:
     found = collect(None, None, {}, folder=project / "training")["lockfile"]
-    assert found == {"path": "uv.lock", "sha256": hashlib.sha256(b"version = 1\n").hexdigest(), "size": 12}
-    (project / "training" / "requirements.txt").write_text("numpy==2.2\n")
-    assert collect(None, None, {}, folder=project / "training")["lockfile"]["path"] == "training/requirements.txt"
+    assert found == {"path": "pdm.lock", "sha256": hashlib.sha256(b"version = 1\n").hexdigest(), "size": 12}
+    for name in ("requirements.txt", "pylock.training.toml"):  # the second says more
+        (project / "training" / name).write_text("numpy==2.2\n")
+        assert collect(None, None, {}, folder=project / "training")["lockfile"]["path"] == f"training/{name}"
 
 
 def test_no_lockfile_beyond_the_project_is_looked_at(project: Path) -> None:
-    (project / "uv.lock").unlink()
+    (project / "pdm.lock").unlink()
     (project.parent / "poetry.lock").write_text("not of this project")
     assert "lockfile" not in collect(None, None, {}, folder=project / "training")
 
@@ -150,7 +151,7 @@ def test_it_is_told_in_lines() -> None:
     lines = lineage_lines(
         {
             "code": {"revision": "a" * 40, "dirty": True},
-            "lockfile": {"path": "uv.lock", "sha256": "b" * 64, "size": 3},
+            "lockfile": {"path": "pdm.lock", "sha256": "b" * 64, "size": 3},
             "data": {"sha256": "c" * 64, "size": 1234},
             "seed": 42,
             "metrics": {"auc": 0.91},
@@ -158,7 +159,7 @@ def test_it_is_told_in_lines() -> None:
     )
     assert lines == [
         "code aaaaaaaaaaaa, with changes that are not committed",
-        "libraries locked by uv.lock, sha256 bbbbbbbbbbbb",
+        "libraries locked by pdm.lock, sha256 bbbbbbbbbbbb",
         "sample of 1,234 bytes, sha256 cccccccccccc",
         "seed 42",
         "metrics: auc 0.91",

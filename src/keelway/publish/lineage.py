@@ -22,14 +22,11 @@ import msgspec
 from keelway import __version__
 from keelway.errors import InvalidInput
 
-#: Files that say exactly which libraries a project was made with, those that say most first.
+#: Names, or patterns of names, of files that say exactly which libraries a project was made with, those that say most
+#: first. PEP 751 lets a lockfile have a name of its own behind ``pylock``.
 LOCKFILES: Final = (
-    "uv.lock",
-    "poetry.lock",
-    "pdm.lock",
-    "Pipfile.lock",
-    "pylock.toml",
-    "pixi.lock",
+    *(f"{tool}.lock" for tool in ("uv", "poetry", "pdm", "Pipfile", "pixi")),
+    "pylock*.toml",
     "conda-lock.yml",
     "requirements.txt",
     "environment.yml",
@@ -171,9 +168,9 @@ def _lockfile(folder: Path, root: Path) -> dict[str, Any] | None:
     place = folder.resolve()
     end = root.resolve()
     while True:
-        for name in LOCKFILES:
-            if hashed := _hashed(place / name):
-                path = (place / name).relative_to(end).as_posix() if place.is_relative_to(end) else name
+        for file in (file for name in LOCKFILES for file in sorted(place.glob(name))):
+            if hashed := _hashed(file):
+                path = file.relative_to(end).as_posix() if place.is_relative_to(end) else file.name
                 return {"path": path, **hashed}
         if place == end or not place.is_relative_to(end):
             return None
