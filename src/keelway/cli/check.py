@@ -18,6 +18,7 @@ from keelway.cli.options import (
     StoreOption,
     TrustTypeOption,
     WhyOption,
+    find_version,
     open_blobs,
     open_registry,
     registry_settings,
@@ -98,15 +99,13 @@ def check(
     from keelway.checks.gate import check as run
     from keelway.checks.words import lines
     from keelway.clock import SystemClock
-    from keelway.contract.names import parse_reference
     from keelway.contract.sample import read_sample, split_target
 
     plan = read_plan(checks, trained)
     settings = with_consent(registry_settings(config, store, artifacts), trust_type, allow_python)
     registry = open_registry(settings)
-    wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.selector)
-    other = registry.resolve(wanted.name, against) if against else None
+    version = find_version(registry, reference)
+    other = registry.resolve(version.model, against) if against else None
     progress(f"reading the sample {sample.name}")
     frame = read_sample(sample)
     if target is not None:

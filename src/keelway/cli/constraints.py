@@ -14,6 +14,7 @@ from keelway.cli.options import (
     JsonOption,
     StoreOption,
     WhyOption,
+    find_version,
     open_blobs,
     open_registry,
     registry_settings,
@@ -158,10 +159,7 @@ def edit(
 
 
 def _declared(registry: Registry, reference: str) -> tuple[ModelVersion, Policy]:
-    from keelway.contract.names import parse_reference
-
-    wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.selector)
+    version = find_version(registry, reference)
     return version, registry.policy(version.model, version.version)
 
 

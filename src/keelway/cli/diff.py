@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelway.cli.options import ArtifactsOption, ConfigOption, JsonOption, StoreOption
+from keelway.cli.options import (
+    AllowPythonOption,
+    ArtifactsOption,
+    ConfigOption,
+    JsonOption,
+    StoreOption,
+    TrustTypeOption,
+    open_blobs,
+    open_registry,
+    registry_settings,
+    with_consent,
+)
 from keelway.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -42,34 +53,24 @@ def diff(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page, whole in one file, too.")
     ] = None,
-    trust_type: Annotated[
-        list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
-    ] = None,
-    allow_python: Annotated[
-        list[str] | None,
-        typer.Option("--allow-python", metavar="DIGEST", help="Model digest whose Python code may run."),
-    ] = None,
+    trust_type: TrustTypeOption = None,
+    allow_python: AllowPythonOption = None,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     from keelway.artifacts.statement import SignaturePolicy
-    from keelway.cli.options import open_blobs, open_registry, registry_settings
     from keelway.contract.names import parse_reference
     from keelway.publish.diff import Consent
     from keelway.publish.diff import diff as compare
 
-    settings = registry_settings(config, store, artifacts)
+    settings = with_consent(registry_settings(config, store, artifacts), trust_type, allow_python)
     registry, blobs = open_registry(settings), open_blobs(settings)
     if new is None:
         name = parse_reference(old).name
         old, new = f"{name}@champion", old
-    runtime = settings.runtime
-    consent = Consent(
-        frozenset((*runtime.allowed_python, *(allow_python or ()))),
-        frozenset((*runtime.trusted_types, *(trust_type or ()))),
-    )
+    consent = Consent(frozenset(settings.runtime.allowed_python), frozenset(settings.runtime.trusted_types))
     signed = SignaturePolicy.of(settings.signing)
     before, after = (_side(registry, blobs, reference, signed) for reference in (old, new))
     document = compare(before, after, blobs, consent)

@@ -10,6 +10,7 @@ from keelway.cli.options import (
     ArtifactsOption,
     ConfigOption,
     StoreOption,
+    find_version,
     open_blobs,
     open_registry,
     registry_settings,
@@ -44,13 +45,11 @@ def bom(
     json: JsonOption = False,
 ) -> None:
     from keelway.artifacts.materialise import read_manifests
-    from keelway.contract.names import parse_reference
     from keelway.publish.bom import bill_of_materials
 
     settings = registry_settings(config, store, artifacts)
     registry = open_registry(settings)
-    wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.selector)
+    version = find_version(registry, reference)
     members = read_manifests(open_blobs(settings), version.model_digest)
     manifest = members.pop(version.model_digest)
     signatures = registry.signatures(version.model, version.version)
@@ -66,10 +65,8 @@ def lineage(
     json: JsonOption = False,
 ) -> None:
     from keelway.artifacts.materialise import read_manifest
-    from keelway.contract.names import parse_reference
     from keelway.publish.openlineage import run_event
 
     settings = registry_settings(config, store, artifacts)
-    wanted = parse_reference(reference)
-    version = open_registry(settings).resolve(wanted.name, wanted.selector)
+    version = find_version(open_registry(settings), reference)
     print_json(run_event(version, read_manifest(open_blobs(settings), version.model_digest), namespace))

@@ -11,8 +11,15 @@ from keelway.cli.options import (
     ArtifactsOption,
     ConfigOption,
     JsonOption,
+    SignOption,
     StoreOption,
+    TargetOption,
+    ToleranceOption,
+    TrustPickleOption,
+    TrustTypeOption,
+    VersionOption,
     WhyOption,
+    find_version,
     open_blobs,
     open_registry,
     registry_settings,
@@ -68,27 +75,12 @@ def import_(
         Path | None,
         typer.Option("--sample", metavar="FILE", help="A table of rows. Default: the input example in the folder."),
     ] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", metavar="COLUMN", help="Column of the sample that is predicted.")
-    ] = None,
-    version: Annotated[
-        str | None, typer.Option("--version", metavar="X.Y.Z", help="Version; default: the next minor one.")
-    ] = None,
-    trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Consent to running the code inside its file, in a child process.")
-    ] = False,
-    trust_type: Annotated[
-        list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
-    ] = None,
-    tolerance: Annotated[
-        float | None, typer.Option("--tolerance", min=0.0, help="Largest accepted difference, as of push.")
-    ] = None,
-    sign: Annotated[
-        Path | None,
-        typer.Option(
-            "--sign", metavar="KEYFILE", help="Sign the version with this private key (PEM). Default: signing.key_file."
-        ),
-    ] = None,
+    target: TargetOption = None,
+    version: VersionOption = None,
+    trust_pickle: TrustPickleOption = False,
+    trust_type: TrustTypeOption = None,
+    tolerance: ToleranceOption = None,
+    sign: SignOption = None,
     why: WhyOption = "taken over from MLflow",
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
@@ -131,13 +123,11 @@ def export(
 ) -> None:
     from keelway.artifacts.materialise import read_manifest
     from keelway.artifacts.statement import SignaturePolicy
-    from keelway.contract.names import parse_reference
     from keelway.publish.mlflow_export import export_folder
 
     settings = registry_settings(config, store, artifacts)
     registry, blobs = open_registry(settings), open_blobs(settings)
-    wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.selector)
+    version = find_version(registry, reference)
     if signed := SignaturePolicy.of(settings.signing):
         signatures = registry.signatures(version.model, version.version)
         signed.check(version.model, version.version, version.model_digest, signatures)

@@ -17,6 +17,7 @@ from keelway.cli.options import (
     StoreOption,
     WhyOption,
     api_key,
+    find_version,
     open_blobs,
     open_registry,
     registry_settings,
@@ -96,12 +97,10 @@ def show(
 ) -> None:
     from keelway.artifacts.materialise import read_manifest
     from keelway.cli.remote import Tls
-    from keelway.contract.names import parse_reference
 
     settings = registry_settings(config, store, artifacts)
     registry = open_registry(settings)
-    wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.selector)
+    version = find_version(registry, reference)
     blobs = open_blobs(settings)
     manifest = read_manifest(blobs, version.model_digest)
     history = registry.history(version.model, limit=10)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from keelway.artifacts.blobs import BlobStore
     from keelway.artifacts.signing import SigningKey
     from keelway.config import Settings
+    from keelway.registry.models import ModelVersion
     from keelway.registry.store import Registry
 
 StoreOption = Annotated[
@@ -44,6 +45,29 @@ KeyFileOption = Annotated[
 ]
 TrustTypeOption = Annotated[
     list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
+]
+TargetOption = Annotated[
+    str | None, typer.Option("--target", metavar="COLUMN", help="Column of the sample that is predicted.")
+]
+VersionOption = Annotated[
+    str | None, typer.Option("--version", metavar="X.Y.Z", help="Version; default: what the comparison computes.")
+]
+TrustPickleOption = Annotated[
+    bool, typer.Option("--trust-pickle", help="Consent to running the code inside this file, in a child process.")
+]
+ToleranceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--tolerance",
+        min=0.0,
+        help="Largest accepted difference, recorded with the version. Default: 1e-5, for networks 1e-4.",
+    ),
+]
+SignOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign", metavar="KEYFILE", help="Sign the version with this private key (PEM). Default: signing.key_file."
+    ),
 ]
 AllowPythonOption = Annotated[
     list[str] | None,
@@ -86,6 +110,14 @@ def open_blobs(settings: Settings) -> BlobStore:
     from keelway.artifacts.blobs import BlobStore
 
     return BlobStore.open(settings.registry.artifacts_url)
+
+
+def find_version(registry: Registry, reference: str) -> ModelVersion:
+    """The version that ``NAME``, ``NAME@VERSION``, ``NAME@ALIAS`` or ``NAME@RANGE`` means."""
+    from keelway.contract.names import parse_reference
+
+    wanted = parse_reference(reference)
+    return registry.resolve(wanted.name, wanted.selector)
 
 
 def signing_key(settings: Settings, file: Path | None, option: str) -> SigningKey | None:

@@ -12,7 +12,13 @@ from keelway.cli.options import (
     ArtifactsOption,
     ConfigOption,
     JsonOption,
+    SignOption,
     StoreOption,
+    TargetOption,
+    ToleranceOption,
+    TrustPickleOption,
+    TrustTypeOption,
+    VersionOption,
     WhyOption,
     open_blobs,
     open_registry,
@@ -68,26 +74,11 @@ def push(
             "--sample", metavar="FILE", help="What it will see: a table (Parquet, CSV, Arrow, JSON), or arrays (.npz)."
         ),
     ] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", metavar="COLUMN", help="Column of the sample that is predicted.")
-    ] = None,
-    version: Annotated[
-        str | None, typer.Option("--version", metavar="X.Y.Z", help="Version; default: what the comparison computes.")
-    ] = None,
-    trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Consent to running the code inside this file, in a child process.")
-    ] = False,
-    trust_type: Annotated[
-        list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            "--tolerance",
-            min=0.0,
-            help="Largest accepted difference, recorded with the version. Default: 1e-5, for networks 1e-4.",
-        ),
-    ] = None,
+    target: TargetOption = None,
+    version: VersionOption = None,
+    trust_pickle: TrustPickleOption = False,
+    trust_type: TrustTypeOption = None,
+    tolerance: ToleranceOption = None,
     python: Annotated[
         Path | None,
         typer.Option("--python", metavar="FILE", help="Python of an environment with TensorFlow, for Keras models."),
@@ -100,12 +91,7 @@ def push(
             help="What made it: seed=42, parameter.depth=6, metric.auc=0.91; may be repeated.",
         ),
     ] = None,
-    sign: Annotated[
-        Path | None,
-        typer.Option(
-            "--sign", metavar="KEYFILE", help="Sign the version with this private key (PEM). Default: signing.key_file."
-        ),
-    ] = None,
+    sign: SignOption = None,
     no_golden: Annotated[
         bool, typer.Option("--no-golden", help="Keep no rows of the sample with the version, to compare the next with.")
     ] = False,

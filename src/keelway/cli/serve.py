@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keelway.cli.options import ArtifactsOption, ConfigOption, StoreOption, open_blobs, open_registry
+from keelway.cli.options import ArtifactsOption, ConfigOption, StoreOption, TrustTypeOption, open_blobs, open_registry
 
 if TYPE_CHECKING:
     from keelway.config import Settings
@@ -51,9 +51,7 @@ def serve(
         list[str] | None,
         typer.Option("--allow-python", metavar="DIGEST", help="Model digest whose Python code may run here."),
     ] = None,
-    trust_type: Annotated[
-        list[str] | None, typer.Option("--trust-type", metavar="NAME", help="A type a skops file may contain.")
-    ] = None,
+    trust_type: TrustTypeOption = None,
     tls_certificate: Annotated[
         str | None,
         typer.Option("--tls-certificate", metavar="FILE", help="Speak TLS only, with this certificate chain (PEM)."),

@@ -13,6 +13,7 @@ from keelway.cli.options import (
     JsonOption,
     StoreOption,
     WhyOption,
+    find_version,
     open_blobs,
     open_registry,
     registry_settings,
@@ -112,7 +113,6 @@ def verify(
     from keelway.artifacts.materialise import check_stored
     from keelway.artifacts.signing import TrustedKeys
     from keelway.artifacts.statement import SignaturePolicy
-    from keelway.contract.names import parse_reference
     from keelway.errors import FailedPrecondition
 
     settings = registry_settings(config, store, artifacts)
@@ -123,8 +123,7 @@ def verify(
         )
     policy = SignaturePolicy(TrustedKeys.of(given, option))
     registry = open_registry(settings)
-    wanted = parse_reference(reference)
-    version = registry.resolve(wanted.name, wanted.selector)
+    version = find_version(registry, reference)
     signatures = registry.signatures(version.model, version.version)
     key_id = policy.check(version.model, version.version, version.model_digest, signatures)
     files = list(check_stored(open_blobs(settings), version.model_digest))
