@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from tests.objectstore import ObjectStore
     from tests.postgresql import PostgreSQL
     from tests.valkey import Valkey
+
+    from keelway.artifacts.blobs import BlobStore
+    from keelway.registry.store import Registry
 
 #: Start of a node id -> why it may be skipped, and who checks it instead.
 ALLOWED_SKIPS: Mapping[str, str] = {
@@ -117,3 +122,21 @@ def issuer() -> Iterator[Published]:
     with published() as told:
         told.document = {"keys": [jwk("RS256", "first")]}
         yield told
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """An empty one on SQLite, ``registry.db`` in ``tmp_path``."""
+    from keelway.clock import SystemClock
+    from keelway.registry.store import Registry
+
+    with closing(Registry.open(f"sqlite:///{tmp_path}/registry.db", clock=SystemClock())) as opened:
+        yield opened
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    """An empty store, the folder ``artifacts`` in ``tmp_path``."""
+    from keelway.artifacts.blobs import BlobStore
+
+    return BlobStore.open(tmp_path / "artifacts")

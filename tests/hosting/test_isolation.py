@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from tests.serving import Server, wait_until
 from tests.steps import write_model
 
 from keelway.artifacts.blobs import BlobStore
-from keelway.clock import SystemClock
 from keelway.contract.constraints import AnomalyRule, Policy
 from keelway.contract.names import parse_reference
 from keelway.errors import CorruptArtifact, InvalidInput, KeelwayError, NotFound
@@ -30,17 +27,6 @@ from keelway.registry.store import Registry
 
 WHO: dict[str, Any] = {"who": "ada", "why": "a test"}
 MIDDLE, USUAL = {"a": 0.0, "b": 0.0}, {"a": 10.0, "b": 0.1}
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with closing(Registry.open(f"sqlite:///{tmp_path}/registry.db", clock=SystemClock())) as opened:
-        yield opened
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> BlobStore:
-    return BlobStore.open(tmp_path / "artifacts")
 
 
 def source_of(folder: Path, rows: int = 1_000, **how: Any) -> Source:

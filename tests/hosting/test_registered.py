@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from tests.serving import Server, forest, wait_until
 from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import put_manifest, store_folder
-from keelway.clock import SystemClock
 from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.names import parse_reference
 from keelway.errors import CorruptArtifact, FailedPrecondition, NotFound, Unavailable
@@ -25,17 +23,6 @@ from keelway.registry.store import Registry
 
 WHO = {"who": "ada", "why": "a test"}
 ROWS = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with closing(Registry.open(f"sqlite:///{tmp_path}/registry.db", clock=SystemClock())) as opened:
-        yield opened
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> BlobStore:
-    return BlobStore.open(tmp_path / "artifacts")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,6 @@ from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import put_manifest, store_folder
 from keelway.artifacts.signing import SigningKey
 from keelway.artifacts.statement import SignaturePolicy, sign_version
-from keelway.clock import SystemClock
 from keelway.config import Settings
 from keelway.contract.names import parse_reference
 from keelway.errors import CorruptArtifact, UntrustedArtifact
@@ -43,17 +42,6 @@ REQUIRED = SigningSettings(require_signature=True, trusted_keys=(KEY.public_pem(
 OPTIONS = RuntimeOptions(1)
 
 Push = Callable[..., str]
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with closing(Registry.open(f"sqlite:///{tmp_path}/registry.db", clock=SystemClock())) as opened:
-        yield opened
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> BlobStore:
-    return BlobStore.open(tmp_path / "artifacts")
 
 
 @pytest.fixture

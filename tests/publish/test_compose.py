@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from tests.steps import colour_model, mood_model, write_tokenizer
 from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import materialise, put_manifest, read_manifest
-from keelway.clock import SystemClock
 from keelway.contract.signature import Feature, validate_signature
 from keelway.errors import InvalidInput, KeelwayError, NotFound
 from keelway.publish.compose import Member, compose, picture_pipeline, text_pipeline, wire
@@ -25,17 +23,6 @@ from keelway.runtimes.tokens import TokensOptions
 from keelway.types import TensorSpec
 
 WHO = {"who": "ada", "why": "a test"}
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with closing(Registry.open(f"sqlite:///{tmp_path}/registry.db", clock=SystemClock())) as opened:
-        yield opened
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> BlobStore:
-    return BlobStore.open(tmp_path / "artifacts")
 
 
 @pytest.fixture

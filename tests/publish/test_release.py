@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from onnx import TensorProto, helper
 from tests.steps import write_model
 
 from keelway.artifacts.blobs import BlobStore
-from keelway.clock import SystemClock
 from keelway.errors import AlreadyExists, FailedPrecondition, Overtaken
 from keelway.publish import running
 from keelway.publish.golden import golden_of
@@ -32,17 +30,6 @@ class Model:
         {before}
         return {{"prediction": inputs["input"].sum(axis=1) * {factor}}}
 """
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with closing(Registry.open(f"sqlite:///{tmp_path}/registry.db", clock=SystemClock())) as opened:
-        yield opened
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> BlobStore:
-    return BlobStore.open(tmp_path / "artifacts")
 
 
 def linear(path: Path, *weights: float, output: str = "y") -> Path:
