@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from keelway.batching.batcher import SlotBatcher
 from keelway.batching.turn import TurnBatcher
 from keelway.codecs.rows import RowCodec
 from keelway.config import load_settings
+from keelway.contract.anomaly import fit
 from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.binding import Binding
 from keelway.contract.constraints import Constraint, Policy
@@ -36,6 +39,11 @@ SIGNATURE = ModelSignature(
 )
 POLICY = Policy(7, (Constraint("age", 0, 130),))
 SEEN = Baseline(10, (ObservedFeature("age", 10, minimum=18, maximum=99),))
+
+_RANDOM = np.random.default_rng(0)
+_AGES = _RANDOM.normal(50, 10, 2_000)
+#: Income follows age closely: 50 and 50 go together, 60 and 40 do not.
+DETECTOR = fit(np.stack([_AGES, _AGES + _RANDOM.normal(0, 1, 2_000)], axis=1), ("age", "income"))
 
 SECRET = "sentinel-4711"
 GOOD = b'{"instances": [{"age": 40, "income": 2}]}'
@@ -94,6 +102,16 @@ class Line:
         self.plane.snapshot = ServingSnapshot(
             {"churn": ServedModel("churn", {"1.2.0": self.version}, "1.2.0")}, frozenset({"churn", "asleep"})
         )
+
+    def under(self, policy: Policy) -> Line:
+        """The same line, its model held to ``policy``, with a detector of anomalies."""
+        self.validate_by(Validator(SIGNATURE, policy, None, DETECTOR, self.clock.monotonic))
+        return self
+
+    def validate_by(self, validator: Validator) -> None:
+        """What the control plane does when a policy has changed."""
+        version = dataclasses.replace(self.version, validator=validator)
+        self.plane.snapshot = ServingSnapshot({"churn": ServedModel("churn", {"1.2.0": version}, "1.2.0")})
 
     def call(self, body: bytes = GOOD, **rest: Any) -> InferenceCall:
         given = {"model": "churn", "selector": None, "codec": RowCodec(), "transport": "rest_v1", "request_id": "r-1"}

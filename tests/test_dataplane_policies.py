@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
-from tests.line import SIGNATURE, VERSION, Line
+from tests.line import VERSION, Line
 
-from keelway.contract.anomaly import fit
 from keelway.contract.constraints import AnomalyRule, Constraint, Policy, ProbingRule
 from keelway.errors import AnomalousInput, InvalidInput, Probing
-from keelway.guard.validation import Validator
-from keelway.routing.snapshot import ServedModel, ServingSnapshot
 from keelway.types import Peer
 
-_RANDOM = np.random.default_rng(0)
-_AGES = _RANDOM.normal(50, 10, 2_000)
-#: Income follows age closely: 50 and 50 go together, 70 and 30 do not.
-DETECTOR = fit(np.stack([_AGES, _AGES + _RANDOM.normal(0, 1, 2_000)], axis=1), ("age", "income"))
-
 USUAL, STRANGE = {"age": 50, "income": 50}, {"age": 60, "income": 40}
-
-
-def line(policy: Policy, **options: Any) -> Line:
-    made = Line(**options)
-    version = dataclasses.replace(
-        made.version, validator=Validator(SIGNATURE, policy, None, DETECTOR, made.clock.monotonic)
-    )
-    made.plane.snapshot = ServingSnapshot({"churn": ServedModel("churn", {"1.2.0": version}, "1.2.0")})
-    return made
 
 
 def body(*rows: Mapping[str, Any], **rest: Any) -> bytes:
@@ -44,7 +25,7 @@ def ask(asked: Line, *rows: Mapping[str, Any], **rest: Any) -> Any:
 
 
 def test_a_tag_is_told_counted_and_recorded() -> None:
-    asked = line(Policy(1))
+    asked = Line().under(Policy(1))
     assert ask(asked, USUAL).get("flags") in (None, [])
     assert ask(asked, STRANGE, STRANGE, USUAL)["flags"] == ["anomaly:mahalanobis"]
     assert asked.samples("ml_anomalies_total") == {(*VERSION, "mahalanobis"): 2}
@@ -53,7 +34,7 @@ def test_a_tag_is_told_counted_and_recorded() -> None:
 
 
 def test_a_shadow_is_counted_and_recorded_and_not_told() -> None:
-    asked = line(Policy(1, anomaly=AnomalyRule("shadow")))
+    asked = Line().under(Policy(1, anomaly=AnomalyRule("shadow")))
     assert ask(asked, STRANGE).get("flags") in (None, [])
     assert asked.samples("ml_anomalies_total") == {(*VERSION, "mahalanobis"): 1}
     assert asked.samples("ml_input_tags_total") == {}
@@ -62,14 +43,14 @@ def test_a_shadow_is_counted_and_recorded_and_not_told() -> None:
 
 
 def test_off_is_off() -> None:
-    asked = line(Policy(1, anomaly=AnomalyRule("off")))
+    asked = Line().under(Policy(1, anomaly=AnomalyRule("off")))
     ask(asked, STRANGE)
     assert asked.samples("ml_anomalies_total") == {}
     assert list(asked.records()[0].tags) == []
 
 
 def test_a_refusal_is_one_row_beside_good_ones_and_a_whole_request_alone() -> None:
-    asked = line(Policy(1, anomaly=AnomalyRule("reject")))
+    asked = Line().under(Policy(1, anomaly=AnomalyRule("reject")))
     answer = ask(asked, USUAL, STRANGE)
     assert [error["row"] for error in answer["errors"]] == [1]
     assert "40" not in json.dumps(answer["errors"])  # nothing of the values
@@ -82,20 +63,21 @@ def test_a_refusal_is_one_row_beside_good_ones_and_a_whole_request_alone() -> No
 
 
 def test_a_row_that_is_refused_for_a_value_is_not_anomalous_besides() -> None:
-    asked = line(Policy(1, (Constraint("age", maximum=55),)))
+    asked = Line().under(Policy(1, (Constraint("age", maximum=55),)))
     assert [error["row"] for error in ask(asked, USUAL, STRANGE)["errors"]] == [1]
     assert asked.samples("ml_anomalies_total") == {}
 
 
 def test_a_request_that_is_refused_for_another_row_tells_of_its_anomalies_too() -> None:
-    asked = line(Policy(1, (Constraint("age", maximum=75),), AnomalyRule("reject")))
+    asked = Line().under(Policy(1, (Constraint("age", maximum=75),), AnomalyRule("reject")))
     with pytest.raises(InvalidInput, match="'age' is outside"):
         asked.now(body({"age": 80, "income": 80}, STRANGE))
     assert asked.samples("ml_anomalies_total") == {(*VERSION, "mahalanobis"): 1}
 
 
 def test_a_clipped_value_is_what_the_model_and_the_key_see() -> None:
-    asked = line(Policy(1, (Constraint("age", 0, 60, on_violation="clip"),), AnomalyRule("off")), cache={})
+    policy = Policy(1, (Constraint("age", 0, 60, on_violation="clip"),), AnomalyRule("off"))
+    asked = Line(cache={}).under(policy)
     first = ask(asked, {"age": 60, "income": 1})
     again = asked.now(body({"age": 99, "income": 1}))
     assert again.cache_status == b"keelway; hit"
@@ -108,7 +90,7 @@ def test_a_clipped_value_is_what_the_model_and_the_key_see() -> None:
 
 def test_tags_are_the_same_whether_an_answer_was_cached() -> None:
     policy = Policy(1, (Constraint("age", 0, 55, on_violation="flag"),))
-    asked = line(policy, cache={})
+    asked = Line(cache={}).under(policy)
     told = [ask(asked, STRANGE)["flags"] for _ in range(3)]
     assert told == [["outside:age", "anomaly:mahalanobis"]] * 3
     assert [record.cached for record in asked.records()] == [False, True, True]
@@ -118,13 +100,13 @@ def test_tags_are_the_same_whether_an_answer_was_cached() -> None:
 def test_a_missing_value_that_may_not_be_is_refused_or_flagged() -> None:
     row = {"age": 50, "income": None}
     with pytest.raises(InvalidInput, match="'income' is missing"):
-        line(Policy(1, (Constraint("income", nullable=False),))).now(body(row))
-    flagged = line(Policy(1, (Constraint("income", nullable=False, on_violation="flag"),)))
+        Line().under(Policy(1, (Constraint("income", nullable=False),))).now(body(row))
+    flagged = Line().under(Policy(1, (Constraint("income", nullable=False, on_violation="flag"),)))
     assert ask(flagged, row)["flags"] == ["outside:income"]
 
 
 def test_clients_without_a_name_are_told_apart_by_address() -> None:
-    asked = line(Policy(1, anomaly=AnomalyRule("off"), probing=ProbingRule("reject", 5, 60.0)))
+    asked = Line().under(Policy(1, anomaly=AnomalyRule("off"), probing=ProbingRule("reject", 5, 60.0)))
 
     def probe(address: str) -> None:
         for step in range(20):

@@ -17,7 +17,7 @@ from keelway.codecs.tensorflow import TensorFlowCodec
 from keelway.errors import InvalidInput, RowsRefused
 from keelway.types import Array
 
-WAYS = pytest.mark.parametrize("way", ["directly", "awaited", "in a thread"])
+WAYS = pytest.mark.parametrize("way", ["directly", "awaited", "in a thread", "in a turn"])
 
 
 def picky(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -35,7 +35,9 @@ def ask(way: str, body: Any, **rest: Any) -> tuple[Line, Any]:
     said: list[Any] = []
 
     async def scenario(executor: Executor) -> None:
-        line = Line(picky, delay=0.001 if way == "awaited" else 0, executor=executor if way == "in a thread" else None)
+        delay = 0.001 if way == "awaited" else 0
+        in_thread = executor if way == "in a thread" else None
+        line = Line(picky, delay=delay, executor=in_thread, batched=way == "in a turn")
         said.append(line)
         content = json.dumps(body).encode()
         try:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from keelway.batching.awaited import awaited
-from keelway.batching.policy import Outcome, Share
+from keelway.batching.policy import Outcome, Share, Unusual
 from keelway.batching.waiting import Waiting, after, waiting_for
 from keelway.cache.answers import OWN_RUN, STATUS, AnswerCache, Seen
 from keelway.cache.entries import Entry
@@ -38,14 +38,7 @@ from keelway.observe.metrics import ServingMetrics
 from keelway.observe.records import RecordRing
 from keelway.passage import Answer, InferenceCall, Passage, Sharing
 from keelway.routing.snapshot import Batches, ServedVersion, ServingSnapshot, target
-from keelway.types import (
-    Array,
-    BoundRequest,
-    InferenceRecord,
-    InferenceRequest,
-    InferenceResponse,
-    Tensor,
-)
+from keelway.types import Array, BoundRequest, InferenceRecord, InferenceRequest, InferenceResponse, Tensor
 
 __all__ = ["Answer", "DataPlane", "InferenceCall"]
 
@@ -114,9 +107,15 @@ class DataPlane:
         self, passage: Passage, version: ServedVersion, request: InferenceRequest, bound: BoundRequest
     ) -> Answer | Waiting[Answer]:
         """What follows once it is known that the caller may have the answer."""
-        client = client_of(passage.call)
-        passage.bound = bound = version.validator.validate(bound, atomic=is_atomic(request), client=client)
         passage.wanted = version.wanted_outputs(request)
+        batcher = version.batcher
+        if batcher is not None and batcher.declines(bound.rows or 1):
+            batcher = None
+        if batcher is not None and batcher.checks and self._cache is None:
+            passage.usual = version.validator.usual
+        if passage.usual is None:
+            bound = self._validate(passage, version, request, bound)
+        passage.bound = bound
         self._mark(passage)
         while True:
             try:
@@ -124,8 +123,7 @@ class DataPlane:
                     cached = self._cached(self._cache, passage, version, request, bound)
                     if cached is not None:
                         return cached
-                batcher = version.batcher
-                if batcher is not None and not batcher.declines(bound.rows or 1):
+                if batcher is not None:
                     return self._shared(passage, version, request, bound, batcher)
                 outputs = version.runtime.run(bound.inputs, passage.wanted)
                 break
@@ -135,6 +133,12 @@ class DataPlane:
         if type(outputs) is not list and not isinstance(outputs, Sequence):
             return self._later(passage, version, request, bound, outputs)
         return self._finish(passage, version, request, bound, outputs)
+
+    def _validate(
+        self, passage: Passage, version: ServedVersion, request: InferenceRequest, bound: BoundRequest
+    ) -> BoundRequest:
+        passage.bound = passage.usual = None
+        return version.validator.validate(bound, atomic=is_atomic(request), client=client_of(passage.call))
 
     def _charge(self, limiter: RateLimiter, passage: Passage, version: ServedVersion, bound: BoundRequest) -> Charged:
         """The cost is that of all the rows that were sent, refused ones too."""
@@ -260,10 +264,8 @@ class DataPlane:
         # Methods and partials, not functions within: those would know each other, a cycle for each request, and what
         # collects them stops all others meanwhile.
         settle = partial(self._settle_share, sharing, bound)
-        call = passage.call
-        share = Share(
-            bound.inputs, bound.rows or 1, passage.wanted, settle, answer.cancelled, call.deadline, call.priority
-        )
+        call, rows, wanted, usual = passage.call, bound.rows or 1, passage.wanted, passage.usual
+        share = Share(bound.inputs, rows, wanted, settle, answer.cancelled, call.deadline, call.priority, usual)
         version.usage.begin()
         try:
             leave = batcher.submit(share)
@@ -280,6 +282,10 @@ class DataPlane:
             self._observe(passage, "CANCELLED")
             return
         try:
+            if isinstance(outcome, Unusual):
+                passage.bound = bound = self._validate(passage, version, request, bound)
+                self._submit(sharing, bound)
+                return
             if isinstance(outcome, RowsRefused):
                 self._submit(sharing, self._without(passage, request, bound, outcome))
                 return

@@ -12,7 +12,7 @@ import msgspec
 from keelway.batching.waiting import Waiting
 from keelway.cache.flight import Flight
 from keelway.ports import Codec, Encoded
-from keelway.routing.snapshot import Batches, ServedVersion
+from keelway.routing.snapshot import Batches, ServedVersion, Usual
 from keelway.types import (
     ANONYMOUS,
     NOBODY,
@@ -53,7 +53,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Passage(msgspec.Struct):
-    """What the stages of one request have found out so far. Never leaves the request line."""
+    """What the stages of one request have found out so far. Never leaves the request line. ``usual`` is what is asked
+    about its rows as long as nobody has validated them."""
 
     call: InferenceCall
     started: float
@@ -67,6 +68,7 @@ class Passage(msgspec.Struct):
     rate_limit: bytes = b""
     cache: str = ""
     flight: Flight | None = None
+    usual: Usual | None = None
 
 
 class Sharing(NamedTuple):

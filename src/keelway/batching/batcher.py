@@ -80,6 +80,8 @@ class SlotBatcher:
     one, ``None`` where the model could not be measured. At most ``max_queue_rows`` rows wait; ``max_delay`` is in
     seconds."""
 
+    checks = False
+
     def __init__(
         self,
         run: Run,

@@ -23,12 +23,17 @@ _MARGIN = 0.5
 _FINEST = 1e-4
 
 
+class Unusual(Exception):
+    """The outcome of a share whose rows are not ``usual``. None of them was run."""
+
+
 class Share(msgspec.Struct, frozen=True, gc=False):
     """The part of one request in a run: ``rows`` rows of ``inputs``, for the outputs ``wanted``.
 
     ``settle`` is called exactly once with the outcome; it raises nothing. ``abandoned`` says that nobody waits any
     more: then ``settle`` is told so by an empty outcome, and nothing is run. ``deadline`` is on the monotonic clock, in
-    seconds.
+    seconds. ``usual``, of a share that nobody has validated, says whether there is nothing to say of rows, its own or
+    those of several shares that have the same ``usual``.
     """
 
     inputs: Mapping[str, Array]
@@ -38,6 +43,7 @@ class Share(msgspec.Struct, frozen=True, gc=False):
     abandoned: Callable[[], bool]
     deadline: float = math.inf
     priority: Priority = Priority.INTERACTIVE
+    usual: Callable[[Mapping[str, Array]], bool] | None = None
 
 
 class Pending(msgspec.Struct, eq=False):
@@ -50,8 +56,9 @@ class Pending(msgspec.Struct, eq=False):
 
 
 def kind_of(share: Share) -> tuple[object, ...]:
-    """Only shares of one kind meet in a run: they want the same outputs, and their rows have the same shapes."""
-    return (share.wanted, *[array.shape[1:] for array in share.inputs.values()])
+    """Only shares of one kind meet in a run: they want the same outputs, are checked by the same rules, and
+    their rows have the same shapes."""
+    return (share.wanted, share.usual, *[array.shape[1:] for array in share.inputs.values()])
 
 
 def batches(shares: Iterable[Share], max_rows: int) -> list[list[Share]]:

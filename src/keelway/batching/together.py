@@ -37,7 +37,7 @@ def run_together(run: Run, parts: Sequence[Part], *, joined: bool = True) -> lis
     run. A model without a batch axis promises nothing of that kind."""
     rows = sum(part.rows for part in parts)
     try:
-        outputs = run(_inputs(parts), parts[0].share.wanted)
+        outputs = run(join([part.inputs for part in parts]), parts[0].share.wanted)
         if joined and any(len(output) != rows for output in outputs):
             raise ModelFailed("the model answered another number of rows than it was given")
     except KeyboardInterrupt:
@@ -71,8 +71,9 @@ def _failure(error: BaseException, start: int) -> Exception:
     return error if isinstance(error, Exception) else RuntimeError(f"the model raised {type(error).__name__}")
 
 
-def _inputs(parts: Sequence[Part]) -> Mapping[str, Array]:
-    first = parts[0].inputs
-    if len(parts) == 1:
+def join(several: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    """The rows of ``several`` inputs of one kind, at least one, below each other."""
+    first = several[0]
+    if len(several) == 1:
         return first
-    return {name: np.concatenate([part.inputs[name] for part in parts]) for name in first}
+    return {name: np.concatenate([inputs[name] for inputs in several]) for name in first}

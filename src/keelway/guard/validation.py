@@ -45,6 +45,12 @@ class Validator:
             check = TextCheck if spec.datatype == "BYTES" else NumberCheck
             self._checks.append((spec.name, check(spec, columns, limits)))
 
+    @property
+    def usual(self) -> Callable[[Mapping[str, Array]], bool] | None:
+        """Whether ``validate`` would let rows pass as they are, of however many requests. ``None`` where it also
+        watches who sends them."""
+        return self._is_usual if self._probing is None else None
+
     def validate(self, bound: BoundRequest, *, atomic: bool, client: str = "") -> BoundRequest:
         """``bound``, less the rows that break a rule, with values clipped where that is declared, plus tags. Raises
         ``InvalidInput`` naming the feature when the request is ``atomic`` or no row is left, and ``Probing`` for a

@@ -17,17 +17,30 @@ from keelway.contract.semver import Range, Version, is_range
 from keelway.contract.signature import ModelSignature
 from keelway.errors import InvalidInput, NotFound, Unavailable
 from keelway.ports import Runtime
-from keelway.types import BoundRequest, ColumnRequest, InferenceRequest, OutputRoles, StoredKey, TensorRequest
+from keelway.types import Array, BoundRequest, ColumnRequest, InferenceRequest, OutputRoles, StoredKey, TensorRequest
+
+Usual = Callable[[Mapping[str, Array]], bool]
 
 
 class Validates(Protocol):
     """What a snapshot needs of a validator (``keelway.guard.validation.Validator``)."""
+
+    @property
+    def usual(self) -> Usual | None:
+        """Whether ``validate`` would change and say nothing, whatever requests the rows are of. ``None``: that cannot
+        be said of several together."""
+        ...
 
     def validate(self, bound: BoundRequest, *, atomic: bool, client: str = "") -> BoundRequest: ...
 
 
 class Batches(Protocol):
     """What a snapshot needs of a batcher (``keelway.batching``)."""
+
+    @property
+    def checks(self) -> bool:
+        """Whether shares may come with their ``usual``, not yet validated."""
+        ...
 
     @property
     def waiting_rows(self) -> int: ...
