@@ -279,7 +279,9 @@ def test_hostile_text_is_never_sql(registry: Registry) -> None:
 def test_an_alias_moves_and_the_move_is_told(registry: Registry) -> None:
     push(registry)
     push(registry)
-    moved = registry.set_alias("churn", "champion", "1.1.0", who="bob", why="better", evidence={"auc": 0.9})
+    moved = registry.set_alias(
+        "churn", "champion", "1.1.0", who="bob", why="better", decide=lambda last, policy: {"auc": 0.9}
+    )
     assert moved == Alias("churn", "champion", "1.1.0")
     entry = registry.history("churn", 1)[0]
     assert (entry.action, entry.alias, entry.from_version, entry.to_version) == ("alias", "champion", "1.0.0", "1.1.0")

@@ -40,6 +40,7 @@ class Subject:
     answer: Callable[[bytes], bytes]
     max_rows: int = _CHUNK
     size: int = 0
+    policy_revision: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +58,8 @@ class Answers:
 def subject_of(served: ServedVersion, answer: Callable[[bytes], bytes], blobs: BlobStore, max_rows: int) -> Subject:
     """The version that ``keelway.app.offline`` has loaded of ``blobs``."""
     size = sum(file.size for file in read_manifest(blobs, served.model_digest).files)
-    return Subject(served.name, served.version, served.model_digest, served.signature, answer, max_rows, size)
+    names = (served.name, served.version, served.model_digest)
+    return Subject(*names, served.signature, answer, max_rows, size, served.policy_revision)
 
 
 class _Answer(msgspec.Struct):

@@ -42,7 +42,8 @@ FAMILIES = (
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was found of one version. ``against`` is the version it was compared with, empty for none; ``rows`` are
-    those of the sample, and ``sample`` says which it was: ``sha256:`` and the digest of the file."""
+    those of the sample, and ``sample`` says which it was: ``sha256:`` and the digest of the file. It was held to the
+    policy of ``policy_revision``."""
 
     model: str
     version: str
@@ -55,6 +56,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     against: str = ""
     target: str = ""
     sample: str = ""
+    policy_revision: int = 0
 
     def count(self, verdict: str) -> int:
         return sum(finding.verdict == verdict for finding in self.findings)
@@ -85,6 +87,7 @@ def check(case: Case, clock: Clock, *, sample: str = "", progress: Progress = la
         "" if case.champion is None else case.champion.version,
         case.target,
         sample,
+        subject.policy_revision,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from keelway.contract.constraints import Policy
 from keelway.errors import FailedPrecondition
 from keelway.registry.models import CHAMPION, Alias, CheckRecord
 from keelway.registry.store import Registry
@@ -20,28 +21,40 @@ class Promoted(NamedTuple):
 def promote(
     registry: Registry, name: str, version: str, *, alias: str = CHAMPION, force: bool = False, who: str, why: str
 ) -> Promoted:
-    """Point ``alias`` to ``version``. The champion takes a version whose last check has passed, or ``force``, and the
-    history says which; other aliases take any.
+    """Point ``alias`` to ``version``. The champion takes a version whose last check has passed and holds still, or
+    ``force``, and the history says which; other aliases take any.
 
-    Raises ``FailedPrecondition`` for a version that was not checked, or has not passed; as ``Registry.set_alias``."""
+    Raises ``FailedPrecondition`` for a version that was not checked, has not passed, or was checked beside another
+    champion or under another policy than there is now; as ``Registry.set_alias``."""
     before = {known.alias: known.version for known in registry.aliases(name)}.get(alias)
-    evidence = None
-    if alias == CHAMPION and before != version:
-        last = registry.last_check(name, version)
-        if not force:
-            _demand(last, name, version)
-        evidence = _evidence(last, forced=force and (last is None or not last.passed))
-    moved = registry.set_alias(name, alias, version, who=who, why=why, expected_from=before, evidence=evidence)
-    return Promoted(moved, before, evidence)
+    evidence: dict[str, Any] = {}
+
+    def decide(last: CheckRecord | None, policy: Policy) -> dict[str, Any]:
+        lacking = _lacking(last, policy, before)
+        if lacking and not force:
+            command = f"keelway check {name}@{version} --sample TEST --target COLUMN"
+            raise FailedPrecondition(lacking, field="version", hint=f"{command}; or say --force")
+        evidence.update(_evidence(last, forced=bool(lacking)))
+        return evidence
+
+    decides = decide if alias == CHAMPION else None
+    moved = registry.set_alias(name, alias, version, who=who, why=why, expected_from=before, decide=decides)
+    return Promoted(moved, before, evidence or None)
 
 
-def _demand(last: CheckRecord | None, name: str, version: str) -> None:
-    command = f"keelway check {name}@{version} --sample TEST --target COLUMN"
+def _lacking(last: CheckRecord | None, policy: Policy, champion: str | None) -> str:
+    """Why ``last`` is not enough to take the place of ``champion``; empty if it is."""
     if last is None:
-        raise FailedPrecondition("the version was not checked", field="version", hint=f"{command}; or say --force")
+        return "the version was not checked"
     if not last.passed:
-        found = "failed its last check" if last.document.get("outcome") == "failed" else "has passed no check yet"
-        raise FailedPrecondition(f"the version {found}", field="version", hint=f"{command}; or say --force")
+        failed = last.document.get("outcome") == "failed"
+        return f"the version {'failed its last check' if failed else 'has passed no check yet'}"
+    if last.against is not None and last.against != champion:
+        return f"its check compared it with {last.against}, and the champion is {champion or 'nothing'} now"
+    # Checks of before do not say it.
+    if last.document.get("policy_revision", policy.revision) != policy.revision:
+        return "its policy was changed since it was checked"
+    return ""
 
 
 def _evidence(last: CheckRecord | None, *, forced: bool) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from keelway.registry.chain import GENESIS, Finding
 from keelway.registry.checks import enter_check, newest_check
 from keelway.registry.collection import Collection
 from keelway.registry.database import connect, reading, writing
-from keelway.registry.entering import enter_model, enter_policy, enter_version, next_free, same_version
+from keelway.registry.entering import check_same, enter_again, enter_model, enter_policy, enter_version, next_free
 from keelway.registry.history import Change, before, check_text, lock, newest, to_microseconds, to_seconds, token
 from keelway.registry.keys import ApiKeys
 from keelway.registry.migration import bring_to_head
@@ -53,6 +53,9 @@ from keelway.registry.standing import Standing, check_unchanged, standing
 
 #: Signs a version: its name, its number and its digest.
 Signing = Callable[[str, str, str], Signature]
+#: Decides on a move of an alias by the newest check of its target and the target's newest policy: raises, or answers
+#: the evidence for the history.
+Deciding = Callable[[CheckRecord | None, Policy], Mapping[str, Any]]
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
@@ -202,11 +205,11 @@ class Registry:
         if they are not there any more; nobody removes files while it looks.
 
         ``version`` ``None`` is 1.0.0 for the first and otherwise the next minor after the highest. The same version
-        with the same digest again changes nothing and answers what is there; with another digest it is
-        ``AlreadyExists``, as is a name that differs from a known one in ``_`` and ``-`` only. The first version of a
-        model becomes its champion. ``report`` and ``metadata`` are JSON objects. What ``sign`` makes of the name, the
-        version and the digest is entered with the version, so that nobody ever sees it without. ``Overtaken`` if the
-        model does not stand any more as it did when the version was ``decided_on``.
+        with the same digest again changes nothing, unless its files had been removed, and answers what is there; with
+        another digest it is ``AlreadyExists``, as is a name that differs from a known one in ``_`` and ``-`` only. The
+        first version of a model becomes its champion. ``report`` and ``metadata`` are JSON objects. What ``sign`` makes
+        of the name, the version and the digest is entered with it, so that nobody ever sees it without. ``Overtaken``
+        if the model does not stand any more as it did when the version was ``decided_on``.
         """
         wanted = None if version is None else Version.parse(version)
         if not _DIGEST.fullmatch(manifest_digest):
@@ -220,16 +223,17 @@ class Registry:
             enter_model(connection, change)
             known = {Version.parse(row.version): row for row in lookup.summaries(connection, name)}
             chosen = wanted or next_free(known)
-            if chosen in known:
-                there = same_version(connection, known[chosen], chosen, manifest_digest, next_free(known))
-                _sign(connection, change, there.version, manifest_digest, sign)
-                return there
             details = {
                 "report": dict(report or {}),
                 "baseline": baseline,
                 "detector": detector,
                 "metadata": dict(metadata or {}),
             }
+            if chosen in known:
+                check_same(known[chosen], chosen, manifest_digest, next_free(known))
+                enter_again(connection, change, str(chosen), manifest_digest, details)
+                _sign(connection, change, str(chosen), manifest_digest, sign)
+                return lookup.get_version(connection, name, str(chosen))
             enter_version(connection, change, str(chosen), manifest_digest, details, policy or Policy())
             _sign(connection, change, str(chosen), manifest_digest, sign)
             if not known:
@@ -253,13 +257,13 @@ class Registry:
         who: str,
         why: str,
         expected_from: str | msgspec.UnsetType | None = msgspec.UNSET,
-        evidence: Mapping[str, Any] | None = None,
+        decide: Deciding | None = None,
     ) -> Alias:
         """Point ``alias`` to ``version``. Where it points already, nothing changes and nothing is recorded.
 
         With ``expected_from`` (``None``: the alias must not exist) it moves only if it is still there, else
         ``FailedPrecondition``: of two promotions decided on the same state, one wins. An archived version is
-        ``FailedPrecondition`` too. ``evidence`` is a JSON object for the history.
+        ``FailedPrecondition`` too. ``decide`` is asked while nothing else can change, and only if the alias moves.
         """
         check_alias(alias)
         with self._change(check_name(name), who, why) as (connection, change):
@@ -268,7 +272,9 @@ class Registry:
                 raise FailedPrecondition("the version is archived", field="version", hint="restore it, or name another")
             current = _expect(connection, name, alias, expected_from)
             if current != target.version:
-                _point(connection, change, alias, current, target.version, evidence)
+                policy = lookup.get_policy(connection, target)
+                evidence = decide(newest_check(connection, target), policy) if decide else None
+                _point(connection, change, alias, current, target.version, evidence or None)
         return Alias(name, alias, target.version)
 
     def rollback(
