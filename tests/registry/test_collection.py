@@ -150,6 +150,35 @@ def test_archived_versions_keep_their_files_until_they_are_released(registry: Re
     assert registry.audit().findings == ()
 
 
+def test_what_is_said_of_a_version_pushed_again_is_of_the_files_that_are_there_again(
+    registry: Registry, store: BlobStore
+) -> None:
+    """The golden sample of the first push was removed with the rest."""
+
+    def say(golden: bytes, **rest: object) -> dict[str, object]:
+        return {"golden": store.put_bytes(golden), **rest}
+
+    first, second = put(store, b"one"), put(store, b"two")
+    push(registry, store, first)
+    registry.push("churn", None, second, metadata=say(b"rows", bump={"part": "minor"}), who="ann", why="x")
+    kept = registry.get("churn", "1.1.0").metadata
+    registry.push("churn", "1.1.0", second, metadata=say(b"others"), who="ann", why="the same again")
+    assert registry.get("churn", "1.1.0").metadata == kept
+    registry.archive("churn", "1.1.0", who="ann", why="x")
+    collect(registry, store, archived=True)
+    put(store, b"two")
+    said = say(b"others")
+    again = registry.push("churn", "1.1.0", second, metadata=said, report={"rows": 7}, who="bob", why="wanted back")
+    assert again.metadata == {**said, "bump": {"part": "minor"}}
+    assert again.report == {"rows": 7}
+    newest = registry.history("churn")[0]
+    assert (newest.action, newest.version, newest.who, newest.why) == ("push", "1.1.0", "bob", "wanted back")
+    registry.restore("churn", "1.1.0", who="ann", why="x")
+    assert collect(registry, store).blobs == 0
+    assert store.exists(str(said["golden"]))
+    assert registry.audit().findings == ()
+
+
 def test_an_archived_member_of_a_pipeline_in_use_is_never_released(registry: Registry, store: BlobStore) -> None:
     member = put(store, b"member")
     push(registry, store, member, name="member")

@@ -62,7 +62,8 @@ class _Told:
                 self.aliases[model, entry["alias"]] = entry["to_version"]
         elif action == "push":
             digest = (entry["evidence"] or {}).get("model_digest")
-            self.versions[model, entry["version"]] = (digest, "available")
+            _, state = self.versions.get((model, entry["version"]), (None, "available"))
+            self.versions[model, entry["version"]] = (digest, state)
         elif action in ("archive", "restore"):
             digest, _ = self.versions.get((model, entry["version"]), (None, ""))
             state = "archived" if action == "archive" else "available"

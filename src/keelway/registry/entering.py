@@ -12,9 +12,8 @@ from keelway.contract.constraints import Policy
 from keelway.contract.names import fold
 from keelway.contract.semver import Version
 from keelway.errors import AlreadyExists
-from keelway.registry import lookup
 from keelway.registry.history import Change
-from keelway.registry.models import ModelVersion, VersionSummary
+from keelway.registry.models import VersionSummary
 from keelway.registry.schema import models, policies, versions
 
 FIRST_VERSION: Final = Version(1, 0, 0)
@@ -41,19 +40,31 @@ def next_free(known: Collection[Version]) -> Version:
     return max(known).bump("minor") if known else FIRST_VERSION
 
 
-def same_version(
-    connection: sa.Connection, there: VersionSummary, chosen: Version, manifest_digest: str, free: Version
-) -> ModelVersion:
-    """What is there, if it is what was pushed. Versions that differ in build metadata only are one version."""
+def check_same(there: VersionSummary, chosen: Version, manifest_digest: str, free: Version) -> None:
+    """``AlreadyExists`` unless what is there is what was pushed. Versions that differ in build metadata only are one
+    version."""
     if there.version != str(chosen) or there.model_digest != manifest_digest:
         raise AlreadyExists(
             "the version exists with other content",
             field="version",
             hint=f"push it as {free}, say, or as no version",
         )
-    row = (versions.c.model == there.model) & (versions.c.version == there.version)
-    connection.execute(versions.update().where(row, versions.c.collected_at.is_not(None)).values(collected_at=None))
-    return lookup.get_version(connection, there.model, there.version)
+
+
+def enter_again(
+    connection: sa.Connection, change: Change, version: str, manifest_digest: str, details: Mapping[str, Any]
+) -> None:
+    """A version whose files were removed (``collection.py``) has them again: what is said beside them is that of this
+    push, whose files are there, and not of the first. Its number was computed by the first. Otherwise nothing is
+    changed."""
+    row = (versions.c.model == change.model) & (versions.c.version == version) & versions.c.collected_at.is_not(None)
+    before = connection.execute(sa.select(versions.c.metadata).where(row)).scalar()
+    if before is None:
+        return
+    computed = {"bump": before["bump"]} if "bump" in before else {}
+    said = {**details, "metadata": {**computed, **details["metadata"]}}
+    connection.execute(versions.update().where(row).values(collected_at=None, **said))
+    change.record(connection, "push", version=version, evidence={"model_digest": manifest_digest})
 
 
 def enter_version(
