@@ -31,6 +31,7 @@ BROKEN = promise(A, B)
 
 SAME = Reason("patch", "equivalent", "", "alike")
 OTHER = Reason("minor", "predictions_differ", "", "not alike")
+REFUSED = Reason("major", "rows_refused", "", "rows are refused now")
 
 
 def live(version: str, *aliases: str) -> LiveVersion:
@@ -115,6 +116,17 @@ def test_a_version_below_a_live_one_is_compared_the_other_way_round() -> None:  
     assert computed(PLAIN, there, declared="1.2.1").version == "1.2.1"
     # Of the way back from 1.4.0 nobody is told, so that it does not count.
     assert computed(PLAIN, {"1.4.0": richer, "1.2.0": PLAIN}, declared="1.3.0").version == "1.3.0"
+
+
+def test_answers_that_differ_count_on_the_way_up_to_a_live_version_too() -> None:  # S3
+    there = {"1.4.1": PLAIN, "1.3.0": PLAIN}
+    for found in (OTHER, REFUSED):
+        beside = {"1.4.1": found}
+        with pytest.raises(FailedPrecondition, match=rf"beside 1\.4\.1: {found.message} \(minor\)"):
+            computed(PLAIN, there, declared="1.4.0", behaviour=beside)
+        # From 1.3.1 to 1.4.1 it is said.
+        assert computed(PLAIN, there, declared="1.3.1", behaviour=beside).version == "1.3.1"
+    assert computed(PLAIN, there, declared="1.4.0").version == "1.4.0"
 
 
 def test_an_older_line_goes_on() -> None:

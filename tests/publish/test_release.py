@@ -204,3 +204,7 @@ def test_rows_that_are_refused_now_are_a_major_version(registry: Registry, blobs
 
     pushed(10, [1.0, 2.0, 9.0])
     assert pushed(5, [1.0, 2.0]).version == "2.0.0"
+    none = pushed(0, [-1.0])
+    assert none.version == "3.0.0"
+    reasons = none.metadata["bump"]["compared"][0]["reasons"]
+    assert [reason["message"] for reason in reasons] == ["all 2 rows of its golden sample are refused now"]

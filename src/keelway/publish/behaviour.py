@@ -99,6 +99,11 @@ def behaviour_reasons(found: Behaviour) -> list[Reason]:
     return reasons
 
 
+def all_refused(rows: int) -> list[Reason]:
+    """What it asks of the version that none of ``rows`` golden rows is answered any more."""
+    return [Reason("major", "rows_refused", "", f"all {rows} rows of its golden sample are refused now")]
+
+
 def unknown(why: str) -> list[Reason]:
     """Nothing says that predictions are the same, so they count as different."""
     return [Reason("minor", "behaviour_unknown", "", why)]

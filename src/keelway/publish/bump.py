@@ -66,7 +66,7 @@ def compute(
         if declared > live.number:
             said = [reason for reason in found.reasons if not says_enough(live.number, declared, reason.part)]
         else:  # somebody who is on the new version will be moved up to this one
-            back = compare(promise, promise_of(live))
+            back = (*compare(promise, promise_of(live)), *map(_backwards, behave(live)))
             said = [reason for reason in back if not says_enough(declared, live.number, reason.part)]
         too_little += [(live.version.version, reason) for reason in said]
     if too_little:
@@ -84,6 +84,12 @@ def bump_lines(bump: Mapping[str, Any]) -> list[str]:
     if bump.get("compared") and bump["computed"] != bump["version"]:
         lines.append(f"computed was {bump['computed']}; {bump['version']} was declared")
     return lines
+
+
+def _backwards(reason: Reason) -> Reason:
+    """What is said of the answers on the way down, on the way up: they differ as much, and rows that are refused below
+    are answered above."""
+    return msgspec.structs.replace(reason, part="minor") if reason.part == "major" else reason
 
 
 def _compared(live: LiveVersion, promise: Promise, promise_of: PromiseOf, behave: Behave) -> Compared:

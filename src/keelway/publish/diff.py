@@ -20,9 +20,17 @@ from keelway.contract.compatibility import Promise, compare, needed
 from keelway.contract.constraints import Policy
 from keelway.contract.signature import ModelSignature
 from keelway.errors import InvalidInput, KeelwayError
-from keelway.publish.behaviour import Behaviour, behaviour_reasons, compare_answers, in_words, tolerance_of, unknown
+from keelway.publish.behaviour import (
+    Behaviour,
+    all_refused,
+    behaviour_reasons,
+    compare_answers,
+    in_words,
+    tolerance_of,
+    unknown,
+)
 from keelway.publish.golden import Columns, Golden, fitted, golden_of, pack_columns
-from keelway.publish.running import Answered, ask_stored
+from keelway.publish.running import Answered, NoneAnswered, ask_stored
 from keelway.publish.slices import slices
 from keelway.registry.models import ModelVersion
 from keelway.types import Array
@@ -103,7 +111,8 @@ def _behaviour(old: Side, new: Side, blobs: BlobStore, consent: Consent) -> tupl
         except KeelwayError as error:
             entry["reason"] = f"not compared: {error.message}"
             if side is old:
-                reasons = unknown(in_words(error))
+                none = isinstance(error, NoneAnswered)
+                reasons = all_refused(len(side.golden)) if none else unknown(in_words(error))
     return samples, reasons
 
 

@@ -16,9 +16,9 @@ from keelway.artifacts.manifest import Manifest
 from keelway.artifacts.materialise import read_manifest
 from keelway.contract.compatibility import Promise, Reason
 from keelway.errors import KeelwayError
-from keelway.publish.behaviour import behaviour_reasons, compare_answers, in_words, tolerance_of, unknown
+from keelway.publish.behaviour import all_refused, behaviour_reasons, compare_answers, in_words, tolerance_of, unknown
 from keelway.publish.golden import Columns, Golden, choose, fitted, golden_of
-from keelway.publish.running import Answered, ask_stored
+from keelway.publish.running import Answered, NoneAnswered, ask_stored
 from keelway.registry.standing import LiveVersion
 
 if TYPE_CHECKING:
@@ -76,7 +76,10 @@ class Judge:
             if rows is None:
                 return unknown("its golden sample lacks what the new version needs")
             self.progress(f"comparing the answers with those of {live.version.version}")
-            found = self._ask(rows)
+            try:
+                found = self._ask(rows)
+            except NoneAnswered:
+                return all_refused(len(golden))
             tolerance = tolerance_of(_tolerance(live.version.report), _tolerance(self.report))
             beside, _ = compare_answers(golden.answers, found.answers, found.accepted, tolerance)
             return behaviour_reasons(beside)

@@ -36,9 +36,13 @@ _DATA: Final = frozenset({"boosters", "image", "litert", "onnx", "pipeline", "sk
 _MAX_DEPTH: Final = 8
 
 
+class NoneAnswered(ModelFailed):
+    """The model was loaded, and refuses each of the rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """``answers`` [a, ...] by output to those of n rows that are ``accepted`` [n], of which there is at least one."""
+    """``answers`` [a, ...] by output to those of n rows that are ``accepted`` [n]; none, no outputs."""
 
     answers: Columns
     accepted: Array
@@ -55,7 +59,7 @@ def ask_stored(
     """What the model ``digest`` answers to ``rows``; ``allowed_python`` are the digests whose code may run, ``None``
     all that it consists of.
 
-    Raises ``KeelwayError``: it cannot be loaded, or answers none of them.
+    Raises ``KeelwayError`` if it cannot be loaded, and ``NoneAnswered``.
     """
     with TemporaryDirectory(prefix="keelway-ask-") as folder:
         workspace = Path(folder)
@@ -63,8 +67,12 @@ def ask_stored(
         _lay_out(blobs, digest, workspace, stored, 0)
         allowed = frozenset(stored) if allowed_python is None else allowed_python
         if trusted_types or not {manifest.runtime for manifest in stored.values()} <= _DATA:
-            return _ask_apart(workspace, digest, rows, tuple(stored), allowed, trusted_types)
-        return answer(workspace, stored, digest, rows, RuntimeOptions(trusted_types=trusted_types))
+            found = _ask_apart(workspace, digest, rows, tuple(stored), allowed, trusted_types)
+        else:
+            found = answer(workspace, stored, digest, rows, RuntimeOptions(trusted_types=trusted_types))
+    if not found.accepted.any():
+        raise NoneAnswered("the model answers none of the rows")
+    return found
 
 
 def answer(
@@ -121,12 +129,14 @@ def _ask_apart(
     (workspace / exchange.ROWS).write_bytes(pack_columns(rows))
     exchange.write(workspace, exchange.REQUEST, StoredRequest(digest, stored, allowed, trusted_types))
     run_apart(workspace)
-    result = exchange.read(workspace, exchange.RESULT, StoredResult)
+    accepted = np.array(exchange.read(workspace, exchange.RESULT, StoredResult).accepted, bool)
+    if not accepted.any():
+        return Answered({}, accepted)
     try:
         answers, _ = unpack_columns(exchange.answer_file(workspace, exchange.ANSWERS).read_bytes())
     except ValueError as error:
         raise CorruptArtifact("the process that ran the model answered what cannot be read") from error
-    return Answered(answers, np.array(result.accepted, bool))
+    return Answered(answers, accepted)
 
 
 def _lay_out(blobs: BlobStore, digest: str, workspace: Path, stored: dict[str, Manifest], depth: int) -> None:
@@ -181,7 +191,7 @@ def _tensor(spec: TensorSpec, rows: Columns, batched: bool) -> Array:
 
 def _joined(parts: Sequence[Columns], *, batched: bool) -> dict[str, Array]:
     if not parts:
-        raise ModelFailed("the model answers none of the rows")
+        return {}
     try:
         join = np.concatenate if batched else np.stack
         return {name: join([part[name] for part in parts]) for name in parts[0]}
