@@ -53,11 +53,13 @@ def test_every_command_has_help_with_examples(keelway: Keelway, command: str) ->
 def test_a_rollback_moves_the_alias_back(keelway: Keelway, registry: Registry) -> None:
     ran = keelway("rollback", "churn", "--why", "complaints")
     assert (ran.code, ran.out) == (0, "champion of churn is back at 1.0.0 (was 1.1.0)\n")
+    # Its files are gone, which is no reason to stay where one is.
+    assert ran.err == "· whether that breaks callers of 1.1.0 cannot be told: the artifact store was not read\n"
     again = keelway("rollback", "churn")
     assert (again.code, again.err.count("\n"), "nowhere before" in again.err) == (1, 1, True)
     registry.set_alias("churn", "champion", "1.2.0", who="ann", why="x")
     document = json.loads(keelway("rollback", "churn", "--json").out)
-    assert document == {"model": "churn", "alias": "champion", "version": "1.0.0", "from": "1.2.0"}
+    assert document == {"model": "churn", "alias": "champion", "version": "1.0.0", "from": "1.2.0", "breaks": None}
     assert "champion: 1.2.0 → 1.0.0 (rolled back)" in keelway("history", "churn").out
     assert "no such alias" in keelway("rollback", "churn", "--alias", "mine").err
 

@@ -120,6 +120,14 @@ def test_a_rollback_is_looked_at_the_other_way_round(keelway: Keelway, pushed: P
     # On its own golden sample the old one can be asked, not the new one on that of the old.
     reasons = {sample["of"]: sample.get("reason") for sample in there["behaviour"]}
     assert reasons == {"1.0.0": "not compared: the rows lack what the other version needs", "2.0.0": None}
+    up = json.loads(keelway("promote", "buyers@2.0.0", "--force", "--json").out)
+    assert up["breaks"] == []
+    gone = "the input 'debt' is gone: rows that name it are refused"
+    ran = keelway("rollback", "buyers")
+    assert (ran.code, ran.err) == (0, f"· callers of 2.0.0 beware: {gone}\n")
+    assert keelway("promote", "buyers@2.0.0", "--force").err.count("beware") == 0
+    down = json.loads(keelway("promote", "buyers@1.0.0", "--force", "--json").out)
+    assert down["breaks"] == [gone]
 
 
 def test_what_is_declared_later_counts_in_a_diff(keelway: Keelway, pushed: Pushed, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +11,17 @@ from keelway.cli.options import (
     JsonOption,
     StoreOption,
     WhyOption,
+    open_blobs,
     open_registry,
     registry_settings,
     whoami,
 )
 from keelway.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from keelway.config import Settings
+    from keelway.registry.models import Alias
+    from keelway.registry.store import Registry
 
 HELP = "Set, list and remove the aliases of a model."
 
@@ -45,7 +51,7 @@ Examples:
 ROLLBACK_HELP = """Move an alias back to where it was before its last move.
 
 Running servers follow within a second or two. Said twice, it is where it was two moves ago: never back at the version
-that was just left.
+that was just left. What callers of that version will miss is said, and holds nothing up.
 
 \b
 Examples:
@@ -128,10 +134,36 @@ def rollback(
 ) -> None:
     import msgspec
 
-    registry = open_registry(registry_settings(config, store, None))
+    settings = registry_settings(config, store, None)
+    registry = open_registry(settings)
     left = {known.alias: known.version for known in registry.aliases(name)}.get(alias, msgspec.UNSET)
     moved = registry.rollback(name, alias, who=whoami(), why=why, expected_from=left)
+    breaks = what_breaks(registry, settings, moved, str(left))
     if json:
-        print_json({"model": moved.model, "alias": moved.alias, "version": moved.version, "from": left})
+        document = {"model": moved.model, "alias": moved.alias, "version": moved.version, "from": left}
+        print_json({**document, "breaks": breaks})
     else:
         typer.echo(f"{moved.alias} of {moved.model} is back at {moved.version} (was {left})")
+        tell(breaks, str(left))
+
+
+def what_breaks(registry: Registry, settings: Settings, moved: Alias, left: str | None) -> list[str] | None:
+    """What callers of version ``left`` miss now that the alias has ``moved`` down; ``None`` if that cannot be told."""
+    from keelway.errors import KeelwayError
+    from keelway.publish.way_back import way_back
+
+    if left is None:
+        return []
+    try:
+        found = way_back(registry, open_blobs(settings), moved.model, left, moved.version)
+    except KeelwayError:  # the alias has moved, which is what counts
+        return None
+    return [reason.message for reason in found]
+
+
+def tell(breaks: list[str] | None, left: str) -> None:
+    """``breaks`` for people, beside what a command answers."""
+    if breaks is None:
+        typer.echo(f"· whether that breaks callers of {left} cannot be told: the artifact store was not read", err=True)
+    for message in breaks or ():
+        typer.echo(f"· callers of {left} beware: {message}", err=True)

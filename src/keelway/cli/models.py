@@ -129,6 +129,7 @@ def promote(
     json: JsonOption = False,
 ) -> None:
     from keelway.checks.promotion import promote as move
+    from keelway.cli.aliases import tell, what_breaks
     from keelway.contract.names import parse_reference
     from keelway.errors import InvalidInput
 
@@ -137,16 +138,19 @@ def promote(
         raise InvalidInput(
             "say which version", hint=f"keelway promote {wanted.name}@1.2.0; see keelway show {wanted.name}"
         )
-    registry = open_registry(registry_settings(config, store, None))
+    settings = registry_settings(config, store, None)
+    registry = open_registry(settings)
     promoted = move(registry, wanted.name, wanted.version, alias=alias, force=force, who=whoami(), why=why)
     moved, before = promoted.alias, promoted.before
+    breaks = what_breaks(registry, settings, moved, before)
     if json:
         document = {"model": moved.model, "alias": moved.alias, "version": moved.version, "from": before}
-        print_json({**document, "evidence": promoted.evidence})
+        print_json({**document, "evidence": promoted.evidence, "breaks": breaks})
         return
     typer.echo(f"{moved.alias} of {moved.model} is now {moved.version} (was {before or 'nothing'})")
     if (promoted.evidence or {}).get("forced"):
         typer.echo("· forced: no passing check stands behind it, and the history says so", err=True)
+    tell(breaks, before or "nothing")
 
 
 def show_document(
