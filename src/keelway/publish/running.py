@@ -19,7 +19,7 @@ import numpy as np
 
 from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.manifest import Manifest
-from keelway.artifacts.materialise import materialise, read_manifest
+from keelway.artifacts.materialise import materialise, read_manifests
 from keelway.contract.signature import ModelSignature
 from keelway.errors import CorruptArtifact, ModelFailed
 from keelway.plugins import runtime_loader
@@ -32,8 +32,6 @@ from keelway.types import Array, TensorSpec
 
 #: Runtimes that run no code of the artifact.
 _DATA: Final = frozenset({"boosters", "image", "litert", "onnx", "pipeline", "skops", "tokens"})
-
-_MAX_DEPTH: Final = 8
 
 
 class NoneAnswered(ModelFailed):
@@ -63,8 +61,10 @@ def ask_stored(
     """
     with TemporaryDirectory(prefix="keelway-ask-") as folder:
         workspace = Path(folder)
-        stored: dict[str, Manifest] = {}
-        _lay_out(blobs, digest, workspace, stored, 0)
+        stored = read_manifests(blobs, digest)
+        for one, manifest in stored.items():
+            materialise(blobs, manifest, _folder(workspace, one))
+            (workspace / _key(one)).with_suffix(".json").write_bytes(manifest.to_bytes())
         allowed = frozenset(stored) if allowed_python is None else allowed_python
         if trusted_types or not {manifest.runtime for manifest in stored.values()} <= _DATA:
             found = _ask_apart(workspace, digest, rows, tuple(stored), allowed, trusted_types)
@@ -137,19 +137,6 @@ def _ask_apart(
     except ValueError as error:
         raise CorruptArtifact("the process that ran the model answered what cannot be read") from error
     return Answered(answers, accepted)
-
-
-def _lay_out(blobs: BlobStore, digest: str, workspace: Path, stored: dict[str, Manifest], depth: int) -> None:
-    if digest in stored:
-        return
-    if depth > _MAX_DEPTH:
-        raise ModelFailed(f"pipelines nest deeper than {_MAX_DEPTH} levels")
-    manifest = stored[digest] = read_manifest(blobs, digest)
-    materialise(blobs, manifest, _folder(workspace, digest))
-    (workspace / _key(digest)).with_suffix(".json").write_bytes(manifest.to_bytes())
-    if manifest.runtime == "pipeline":
-        for step in manifest.options.get("steps", ()):
-            _lay_out(blobs, step["model_digest"], workspace, stored, depth + 1)
 
 
 def _key(digest: str) -> str:
