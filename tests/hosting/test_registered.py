@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,23 +32,6 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = hosted.mkdtemp
     monkeypatch.setattr(hosted, "mkdtemp", lambda prefix: made(prefix=prefix, dir=folder))
     return folder
-
-
-@pytest.fixture
-def push(registry: Registry, blobs: BlobStore, tmp_path: Path) -> Callable[[str, str], str]:
-    """Push the forest as a version of a model; each version has a file of its own, so that digests differ."""
-
-    def push(name: str, version: str) -> str:
-        path, signature, *_ = forest()
-        folder = tmp_path / f"{name}-{version}"
-        folder.mkdir()
-        shutil.copy(path, folder / "model.onnx")
-        (folder / "version.txt").write_text(version)
-        digest = put_manifest(blobs, Manifest(store_folder(blobs, folder), signature, "onnx"))
-        registry.push(name, version, digest, **WHO)
-        return digest
-
-    return push
 
 
 def source(registry: Registry, blobs: BlobStore, *references: str) -> RegistrySource:

@@ -11,7 +11,7 @@ from hpack import Encoder
 from tests.serving import Server, Shelf, score, wait_until
 from tests.transports.grpc.test_server import GRPC, INFER, Asker, infer_bytes
 
-from keelway.edge.http2.frames import PREFACE, frame, settings_frame
+from keelway.edge.http2.frames import frame
 from keelway.transports.grpc.framing import framed
 
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":path", INFER), ("content-type", "application/grpc")]
@@ -22,14 +22,6 @@ def server() -> Iterator[Server]:
     limits = {"http": {"body_timeout": 0.5}, "limits": {"max_in_flight": 1}}
     with Server(Shelf().serve("m", score), grpc=GRPC, **limits) as running:
         yield running
-
-
-@pytest.fixture
-def peer(server: Server) -> Iterator[socket.socket]:
-    host, _, port = server.grpc.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as opened:
-        opened.sendall(PREFACE + settings_frame(()))
-        yield opened
 
 
 def begun(*more: tuple[str, str]) -> bytes:

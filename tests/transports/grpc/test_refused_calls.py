@@ -16,7 +16,7 @@ from tests.transports.grpc.test_framing import prefixed
 from tests.transports.grpc.test_permits import heard
 from tests.transports.grpc.test_server import GRPC
 
-from keelway.edge.http2.frames import PREFACE, frame, settings_frame
+from keelway.edge.http2.frames import frame
 from keelway.transports.grpc.calls import Crowd
 from keelway.transports.grpc.framing import framed
 from keelway.transports.grpc.health import INTERVAL, WATCH, Health
@@ -32,14 +32,6 @@ BOMB = prefixed(gzip.compress(bytes(1 << 20)), 1)
 def server() -> Iterator[Server]:
     with Server(Shelf().serve("m", score), grpc=GRPC, http={"body_timeout": 0.5}) as running:
         yield running
-
-
-@pytest.fixture
-def peer(server: Server) -> Iterator[socket.socket]:
-    host, _, port = server.grpc.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as opened:
-        opened.sendall(PREFACE + settings_frame(()))
-        yield opened
 
 
 def begun(number: int, path: str) -> bytes:
