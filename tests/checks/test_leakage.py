@@ -117,3 +117,17 @@ def test_rows_that_were_trained_on_are_counted() -> None:
     assert (fresh.verdict, fresh.figure) == ("passed", 0.0)
     half = pd.concat([customers(seed=9), frame[:2_000]])
     assert found(checked(subject(truth), frame, train=half), "leakage", "twins").verdict == "failed"
+
+
+def test_a_mean_of_the_target_is_found_whatever_a_file_has_made_of_the_labels() -> None:
+    """A column with a missing value holds 1.0 where the label is 1."""
+    frame, train = customers(), customers(seed=9)
+    for rows in (frame, train):
+        rows["bought"] = (rows["bought"] == "Yes").astype(float)
+    train["told"] = pd.cut(train["age"], 8, labels=False)
+    frame["told"] = train["told"].to_numpy()
+    train["told"] = train.groupby("told")["bought"].transform("mean")
+    model = subject(truth, [*FEATURES, Feature("region", "BYTES", nullable=True)], labels=("0", "1"))
+    finding = found(checked(model, frame, train=train), "leakage", "target-encoded columns")
+    assert (finding.verdict, finding.figure) == ("failed", 1.0)
+    assert finding.said.startswith("told ")

@@ -17,6 +17,7 @@ from keelway.checks.case import Case
 from keelway.checks.findings import Finding, fact, skipped, undecided
 from keelway.checks.metrics import better_than_a_constant
 from keelway.checks.plan import LeakageRule
+from keelway.checks.scoring import spelled
 from keelway.contract.sample import column_kind
 from keelway.statistics.estimates import Floats, p_value
 
@@ -41,8 +42,8 @@ _LAWFUL = 0.95
 def check(case: Case) -> Iterator[Finding]:
     rule = case.plan.leakage
     names = [feature.name for feature in case.subject.signature.features]
-    yield from _single_features(case, [name for name in names if name not in rule.accept])
     suspects = [name for name in names if name not in rule.accept]
+    yield from _single_features(case, suspects)
     yield _named("identifiers", [name for name in suspects if is_identifier(case.frame[name])], "tell rows apart")
     yield _named("dates", [name for name in suspects if is_moment(case.frame[name])], "are moments")
     if case.train is None:
@@ -187,5 +188,5 @@ def _as_numbers(case: Case, column: pd.Series[Any]) -> Floats | None:
         return None
     if scored.kind == "regression":
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    positive = str(scored.labels[scored.positive])
-    return np.array([float(str(value) == positive) for value in column])
+    positive = spelled(scored.labels[scored.positive])
+    return np.array([float(spelled(value) == positive) for value in column])

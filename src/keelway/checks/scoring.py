@@ -88,23 +88,23 @@ def scored(answers: Answers, truth: Sequence[Any], positive: Any, *, classifies:
             ) from None
         return Scored("regression", values, predicted)
     labels = list(answers.labels) or sorted({p for p in answers.predictions if p is not None}, key=str)
-    places = {_spelled(label): float(place) for place, label in enumerate(labels)}
-    known = np.array([places.get(_spelled(value), np.nan) for value in truth])
+    places = {spelled(label): float(place) for place, label in enumerate(labels)}
+    known = np.array([places.get(spelled(value), np.nan) for value in truth])
     if np.isnan(known).all():
         raise InvalidInput(
             "no value of the target is a label of the model", hint="name the column of the labels with --target"
         )
-    predicted = np.array([places.get(_spelled(p), np.nan) for p in answers.predictions])
+    predicted = np.array([places.get(spelled(p), np.nan) for p in answers.predictions])
     binary = len(labels) == 2
     place = len(labels) - 1
     if positive != "":
-        if _spelled(positive) not in places:
+        if spelled(positive) not in places:
             raise InvalidInput(
-                f"{_spelled(positive)!r}, the event, is no label of the model, or not of the other version",
+                f"{spelled(positive)!r}, the event, is no label of the model, or not of the other version",
                 field="positive",
                 hint="name a label of both as 'positive' in the checks, or leave --against out",
             )
-        place = int(places[_spelled(positive)])
+        place = int(places[spelled(positive)])
     return Scored("binary" if binary else "multiclass", known, predicted, answers.probabilities, labels, place)
 
 
@@ -116,7 +116,7 @@ def usable(answers: Answers, everything: Scored) -> Bools:
     return mask
 
 
-def _spelled(label: Any) -> str:
+def spelled(label: Any) -> str:
     """Labels are compared as text, whole numbers without a point: files make 1.0 of 1 where a value is missing."""
     if isinstance(label, bool | np.bool_):
         return str(bool(label))
