@@ -174,3 +174,28 @@ def test_what_is_no_table_and_what_is_not_there_is_said() -> None:
 def test_a_plan_that_cannot_be_meant_is_refused(text: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         parse_plan(text)
+
+
+@pytest.mark.parametrize(("positive", "expect"), [("'1'", "increase"), ("1.0", "increase"), ("0", "decrease")])
+def test_the_event_is_the_label_that_is_named_however_it_is_spelled(positive: str, expect: str) -> None:
+    plan = f"positive = {positive}\n[[direction]]\nfeature = 'income'\nchange = 5\nexpect = '{expect}'\n"
+    frame = customers().assign(bought=0.0, trained=truth(customers()))
+    report = checked(subject(truth, labels=("0", "1")), frame, plan, target="")
+    assert found(report, "expectations").verdict == "passed"
+    skew = found(
+        checked(subject(truth, labels=("0", "1")), frame, plan + "[skew]\ncolumn = 'trained'\n", target=""), "skew"
+    )
+    assert skew.verdict == ("passed" if expect == "increase" else "failed")
+
+
+def test_an_event_that_is_no_label_is_refused_even_without_a_truth() -> None:
+    plan = "positive = 'Maybe'\n[[direction]]\nfeature = 'income'\nchange = 5\nexpect = 'increase'\n"
+    with pytest.raises(InvalidInput, match="'Maybe', the event, is no label"):
+        checked(subject(truth), plan=plan, target="")
+
+
+def test_trained_labels_are_compared_by_what_they_mean() -> None:
+    said = classified(truth(customers()), ("0", "1"))["predictions"]
+    frame = customers().assign(trained=[int(label) for label in said])
+    model = subject(truth, labels=("0", "1"))
+    assert found(checked(model, frame, "[skew]\ncolumn = 'trained'\n", target=""), "skew").verdict == "passed"

@@ -15,7 +15,7 @@ from keelway.checks.asking import Answers, ask
 from keelway.checks.case import Case
 from keelway.checks.findings import Finding, judged, skipped, undecided
 from keelway.checks.plan import Direction, Invariance
-from keelway.checks.scoring import Bools
+from keelway.checks.scoring import Bools, event_of
 from keelway.contract.sample import numbers
 from keelway.errors import InvalidInput
 from keelway.statistics.estimates import Floats, Share
@@ -99,9 +99,7 @@ def _one_number(case: Case, answers: Answers) -> Floats:
         return scores[:, 0]
     if scores.shape[1] != 2:
         raise InvalidInput("a direction needs a model of two classes or of a number", field="direction")
-    spelled = [str(label) for label in answers.labels]
-    wanted = str(case.plan.positive)
-    return scores[:, spelled.index(wanted) if wanted in spelled else 1]
+    return scores[:, event_of(answers.labels, case.plan.positive)]
 
 
 def _known(feature: str, rows: pd.DataFrame) -> None:

@@ -95,17 +95,24 @@ def scored(answers: Answers, truth: Sequence[Any], positive: Any, *, classifies:
             "no value of the target is a label of the model", hint="name the column of the labels with --target"
         )
     predicted = np.array([places.get(spelled(p), np.nan) for p in answers.predictions])
-    binary = len(labels) == 2
-    place = len(labels) - 1
-    if positive != "":
-        if spelled(positive) not in places:
-            raise InvalidInput(
-                f"{spelled(positive)!r}, the event, is no label of the model, or not of the other version",
-                field="positive",
-                hint="name a label of both as 'positive' in the checks, or leave --against out",
-            )
-        place = int(places[spelled(positive)])
-    return Scored("binary" if binary else "multiclass", known, predicted, answers.probabilities, labels, place)
+    kind: Kind = "binary" if len(labels) == 2 else "multiclass"
+    return Scored(kind, known, predicted, answers.probabilities, labels, event_of(labels, positive))
+
+
+def event_of(labels: Sequence[Any], positive: Any) -> int:
+    """The position of the class that counts as the event: ``positive``, or the last if that is empty.
+
+    Raises ``InvalidInput`` if it is none of ``labels``."""
+    if positive == "":
+        return len(labels) - 1
+    known = [spelled(label) for label in labels]
+    if spelled(positive) not in known:
+        raise InvalidInput(
+            f"{spelled(positive)!r}, the event, is no label of the model, or not of the other version",
+            field="positive",
+            hint="name a label of both as 'positive' in the checks, or leave --against out",
+        )
+    return known.index(spelled(positive))
 
 
 def usable(answers: Answers, everything: Scored) -> Bools:

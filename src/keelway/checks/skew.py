@@ -8,6 +8,7 @@ import numpy as np
 
 from keelway.checks.case import Case
 from keelway.checks.findings import Finding, fact, skipped
+from keelway.checks.scoring import event_of, spelled
 from keelway.errors import InvalidInput
 
 FAMILY = "skew"
@@ -26,15 +27,13 @@ def check(case: Case) -> Iterator[Finding]:
         raise InvalidInput("no answered row has a trained prediction", field=rule.column)
     trained = column[there].tolist()
     if case.classifies and not all(isinstance(value, float) for value in trained):
-        apart = np.array([float(str(a) != str(b)) for a, b in zip(trained, answers.predictions[there], strict=True)])
+        pairs = zip(trained, answers.predictions[there], strict=True)
+        apart = np.array([float(spelled(said) != spelled(served)) for said, served in pairs])
     else:
         if answers.probabilities is None:
             served = answers.predictions[there].astype(float)
         else:
-            labels = [str(label) for label in answers.labels]
-            wanted = str(case.plan.positive)
-            place = labels.index(wanted) if wanted in labels else len(labels) - 1
-            served = answers.probabilities[there, place]
+            served = answers.probabilities[there, event_of(answers.labels, case.plan.positive)]
         apart = np.abs(np.array(trained, dtype=float) - served) / np.maximum(1.0, np.abs(served))
     over = int((apart > rule.tolerance).sum())
     said = f"{over} of {len(apart)} rows differ by more than {rule.tolerance:g}, the farthest by {apart.max():.2g}"

@@ -16,7 +16,7 @@ from keelway.clock import rfc3339
 from keelway.registry.models import ModelVersion
 
 SCHEMA: Final = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
-PRODUCER: Final = f"https://pypi.org/project/keelway/{__version__}"
+PRODUCER: Final = f"pkg:pypi/keelway@{__version__}"
 NAMESPACE: Final = "keelway"
 
 _FACETS: Final = "https://openlineage.io/spec/facets"
