@@ -54,7 +54,7 @@ METRICS: Final = (
         "ml_stage_duration_seconds",
         "histogram",
         ("model", "version", "stage"),
-        "Stages of one request in sixteen.",
+        "Stages of one request in sixteen. Of requests that share a run, run has the validation of all.",
         _STAGE,
     ),
     Metric(
