@@ -11,6 +11,9 @@ VENV := .venv
 TORCH := 2.13.0
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
+# Most tests wait for a process of their own: two go on at once, the tests of a file one after the other. To debug one:
+# make test ARGS="-n 0 --pdb tests/test_app.py"
+SPREAD := -n 2 --dist loadfile
 export UV_PYTHON_DOWNLOADS := never
 # Trust whom the machine trusts, as behind a company's proxy; without such a list uv brings its own.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem),)
@@ -35,14 +38,14 @@ gate: $(VENV)/.installed $(VENV)/.demo ## check a good lead-scoring model, a lea
 	@$(BIN)/python examples/lead_scoring/gate.py
 
 test: $(VENV)/.installed ## the tests that take minutes at most
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest -m "not slow" $(SPREAD) $(ARGS)
 
 test-slow: $(VENV)/.installed $(VENV)/.demo $(VENV)/.models ## the rest of the tests, the demo among them
 	@command -v chromium >/dev/null || { echo "make test-slow looks at a page in Chromium: apt-get install chromium"; exit 1; }
 	@command -v wrk >/dev/null && command -v h2load >/dev/null || { echo "make test-slow tries the benchmark: apt-get install wrk nghttp2-client"; exit 1; }
 	@command -v curl >/dev/null || { echo "make test-slow calls the server with curl: apt-get install curl"; exit 1; }
 	@command -v npm >/dev/null || { echo "make test-slow calls the server from JavaScript: apt-get install nodejs npm"; exit 1; }
-	$(BIN)/pytest -m slow $(ARGS)
+	$(BIN)/pytest -m slow $(SPREAD) $(ARGS)
 
 check: $(VENV)/.installed ## format, lint, types, dependency rule, generated files
 	$(BIN)/ruff format --check .

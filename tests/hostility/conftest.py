@@ -66,7 +66,7 @@ def watched(attacked: Attacked, port: int, request: pytest.FixtureRequest, recor
         attack.end()
     after = ledger.settle()
     totals = attack.totals() | {
-        "neighbours": rest.answers + grpc.answers,
+        "neighbours": dict(rest.answers + grpc.answers),  # plain: reports of other processes are written down
         "memory": after.memory - ledger.before.memory,
         "objects": after.objects - ledger.before.objects,
     }
