@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from threading import Event, Thread
+from threading import Barrier, Event, Thread
 
 import pytest
 
@@ -224,6 +224,21 @@ def test_pipelines_are_followed_however_deep_they_nest(store: BlobStore) -> None
     found = references(store, digest)
     assert len(found) == 11, "ten manifests and the file of the innermost"
     assert inner.removeprefix("sha256:") in found
+
+
+def test_a_distant_store_is_asked_about_several_files_at_once(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the lock of the registry: one after the other, hundreds of files would hold everybody up."""
+    digest = put(store, *(bytes([number]) for number in range(7)))
+    together, exists = Barrier(8, timeout=20), BlobStore.exists
+
+    def slow(self: BlobStore, name: str) -> bool:
+        together.wait()
+        return exists(self, name)
+
+    monkeypatch.setattr(BlobStore, "exists", slow)
+    require_stored(store, digest)
 
 
 def test_a_push_that_puts_an_old_orphan_again_has_it_to_itself(

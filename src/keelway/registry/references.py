@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from keelway.artifacts.blobs import BlobStore
@@ -15,6 +16,8 @@ from keelway.artifacts.materialise import read_manifests
 from keelway.errors import FailedPrecondition, NotFound
 
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
+#: Questions that the store is asked at once.
+_AT_ONCE: Final = 16
 
 
 def references(blobs: BlobStore, model_digest: str, *documents: Any) -> frozenset[str]:
@@ -30,9 +33,12 @@ def references(blobs: BlobStore, model_digest: str, *documents: Any) -> frozense
 
 
 def require_stored(blobs: BlobStore, model_digest: str, *further: str) -> None:
-    """Raise ``FailedPrecondition`` unless all that the model refers to is in the store, and the blobs ``further``."""
+    """Raise ``FailedPrecondition`` unless all that the model refers to is in the store, and the blobs ``further``.
+
+    Asked about several at once: others wait for the lock meanwhile, and a distant store takes its time for each."""
     try:
-        missing = not all(map(blobs.exists, (*references(blobs, model_digest), *further)))
+        with ThreadPoolExecutor(_AT_ONCE) as asking:
+            missing = not all(asking.map(blobs.exists, (*references(blobs, model_digest), *further)))
     except NotFound:
         missing = True
     if missing:
