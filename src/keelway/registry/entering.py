@@ -13,6 +13,7 @@ from keelway.contract.names import fold
 from keelway.contract.semver import Version
 from keelway.errors import AlreadyExists
 from keelway.registry import lookup
+from keelway.registry.evidence import PolicyEvidence, digest, push_evidence
 from keelway.registry.history import Change
 from keelway.registry.models import ModelVersion, VersionSummary
 from keelway.registry.schema import models, policies, versions
@@ -75,11 +76,19 @@ def enter_version(
             **details,
         )
     )
-    enter_policy(connection, change, version, msgspec.structs.replace(policy, revision=1))
-    change.record(connection, "push", version=version, evidence={"model_digest": manifest_digest})
+    first = msgspec.structs.replace(policy, revision=1)
+    _insert_policy(connection, change, version, first)
+    change.record(connection, "push", version=version, evidence=push_evidence(manifest_digest, details, first))
 
 
 def enter_policy(connection: sa.Connection, change: Change, version: str, policy: Policy) -> None:
+    """A later revision; the first is entered with its version."""
+    _insert_policy(connection, change, version, policy)
+    evidence = PolicyEvidence(revision=policy.revision, policy=digest(policy))
+    change.record(connection, "policy", version=version, evidence=evidence.said())
+
+
+def _insert_policy(connection: sa.Connection, change: Change, version: str, policy: Policy) -> None:
     connection.execute(
         policies.insert().values(
             model=change.model,
