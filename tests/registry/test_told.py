@@ -239,6 +239,12 @@ def test_the_finding_says_what_is_there_and_what_was_told(eventful: Registry, ur
     assert key.startswith("API key key4 is not what the history says of it: revoked_at is None, not 4000")
 
 
+def test_a_released_version_whose_files_seem_to_be_there_is_found(eventful: Registry, url: str) -> None:
+    execute(url, versions.update().values(collected_at=None))
+    (what,) = found(eventful)
+    assert what.startswith("churn 1.2.0 is not what the history says of it: collected_at is None")
+
+
 def push_again(url: str, **details: Any) -> None:
     """The registry's own change of the row, and its entry."""
     engine = connect(url)
