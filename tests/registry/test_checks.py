@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from keelway.errors import FailedPrecondition, NotFound
-from keelway.registry.checks import document_digest
+from keelway.registry.evidence import digest
 from keelway.registry.store import Registry
 
 DIGEST, OTHER = "sha256:" + "0" * 64, "sha256:" + "1" * 64
@@ -41,7 +41,7 @@ def test_the_history_binds_the_check_by_its_digest(registry: Registry) -> None:
         "passed": True,
         "model_digest": DIGEST,
         "against": "0.9.0",
-        "document": document_digest({"findings": [], "outcome": "passed"}),
+        "document": digest({"findings": [], "outcome": "passed"}),
     }
     assert registry.state_token() > before
 

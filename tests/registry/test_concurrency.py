@@ -62,7 +62,7 @@ from keelway.registry import entering, history, store
 
 point = sys.argv[3]
 if point == "after-version":
-    entering.enter_policy = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+    entering._insert_policy = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 elif point == "after-history":
     store._point = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 registry.push("churn", None, DIGEST, who=me, why="killed")

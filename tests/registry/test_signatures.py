@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 
 import pytest
@@ -24,7 +25,10 @@ def test_a_version_is_entered_with_its_signature(registry: Registry) -> None:
     made = SIGN("churn", pushed.version, DIGEST)
     assert (found.key_id, found.signature, found.created_by) == (made.key_id, made.signature, "ann")
     assert [entry.action for entry in registry.history("churn")] == ["alias", "sign", "push"]
-    assert registry.history("churn")[1].evidence == {"key_id": KEY.key_id}
+    assert registry.history("churn")[1].evidence == {
+        "key_id": KEY.key_id,
+        "signature": f"sha256:{hashlib.sha256(made.signature).hexdigest()}",
+    }
     assert registry.state_token() > before
 
 

@@ -14,6 +14,7 @@ from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.semver import Version
 from keelway.errors import AlreadyExists, FailedPrecondition, InvalidInput, NotFound
+from keelway.registry import evidence
 from keelway.registry.models import Alias, ModelVersion
 from keelway.registry.store import Registry
 
@@ -427,7 +428,8 @@ def test_a_policy_grows_by_one_revision_and_two_authors_cannot_cross(registry: R
     with pytest.raises(FailedPrecondition):
         registry.set_policy("churn", "1.0.0", Policy(), **BY, expected_revision=1)
     entry = registry.history("churn", 1)[0]
-    assert (entry.action, entry.version, entry.evidence) == ("policy", "1.0.0", {"revision": 2})
+    assert (entry.action, entry.version) == ("policy", "1.0.0")
+    assert entry.evidence == {"revision": 2, "policy": evidence.digest(policy)}
 
 
 # History and token

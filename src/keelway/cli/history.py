@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 HELP = """Show who changed what, when and why, the newest first; or check that nobody has changed what is told there.
 
 --verify looks at the whole history, whatever NAME is, and ends with exit code 1 if an entry was changed, moved or
-removed, or if aliases and versions are not what it tells. --anchor adds the signed end of the history to a file: kept
-where whoever can write to the database cannot, it also shows a history that was cut off or written anew.
+removed, or if anything in the registry is not what it tells. --anchor adds the signed end of the history to a file:
+kept where whoever can write to the database cannot, it also shows a history that was cut off or written anew.
 
 \b
 Examples:
@@ -78,7 +78,7 @@ def history(
 
 def described(entry: HistoryEntry) -> str:
     """What an entry says has changed, in a few words."""
-    evidence = entry.evidence or {}
+    evidence = entry.evidence if isinstance(entry.evidence, dict) else {}
     if entry.action == "alias":
         how = " (rolled back)" if evidence.get("rollback") else " (forced)" if evidence.get("forced") else ""
         return f"{entry.alias}: {entry.from_version or 'none'} → {entry.to_version or 'none'}{how}"

@@ -1,17 +1,16 @@
 """The results of checks: rows beside the versions they are about, newest last. ``Registry`` is the only caller.
 
-The history names a check by its id and by the digest of its document, so that whoever compares them finds a change.
+The history says all that a row holds, of its document the digest, so that whoever compares them finds a change.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
+from keelway.registry.evidence import CheckEvidence, digest
 from keelway.registry.history import Change, to_seconds
 from keelway.registry.models import CheckRecord, ModelVersion
 from keelway.registry.schema import checks
@@ -40,14 +39,14 @@ def enter_check(
         )
     )
     (number,) = made.inserted_primary_key or (0,)
-    evidence = {
-        "check": number,
-        "passed": passed,
-        "model_digest": target.model_digest,
-        "against": against,
-        "document": document_digest(document),
-    }
-    change.record(connection, "check", version=target.version, evidence=evidence)
+    evidence = CheckEvidence(
+        check=number,
+        passed=passed,
+        model_digest=target.model_digest,
+        against=against,
+        document=digest(document),
+    )
+    change.record(connection, "check", version=target.version, evidence=evidence.said())
     return _record(connection.execute(sa.select(checks).where(checks.c.id == number)).one())
 
 
@@ -65,12 +64,6 @@ def newest_check(connection: sa.Connection, target: ModelVersion) -> CheckRecord
     )
     row = connection.execute(query).first()
     return None if row is None else _record(row)
-
-
-def document_digest(document: Mapping[str, Any]) -> str:
-    """``sha256:`` and the digest of the document as JSON, keys sorted, without a space."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _record(row: sa.Row[Any]) -> CheckRecord:

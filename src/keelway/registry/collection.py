@@ -19,6 +19,7 @@ from keelway.artifacts.blobs import BlobStore, Stored
 from keelway.clock import Clock
 from keelway.errors import CorruptArtifact, FailedPrecondition, NotFound
 from keelway.registry.database import reading, writing
+from keelway.registry.evidence import CollectEvidence
 from keelway.registry.history import Change, check_text, lock, to_microseconds, token
 from keelway.registry.references import references
 from keelway.registry.schema import versions
@@ -92,7 +93,8 @@ class Collection:
                     row = (versions.c.model == holding.model) & (versions.c.version == holding.version)
                     connection.execute(versions.update().where(row).values(collected_at=change.at))
                     of_model = msgspec.structs.replace(change, model=holding.model)
-                    of_model.record(connection, "collect", version=holding.version)
+                    evidence = CollectEvidence(collected_at=change.at).said()
+                    of_model.record(connection, "collect", version=holding.version, evidence=evidence)
             known.look(connection)
         return released
 

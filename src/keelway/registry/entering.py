@@ -12,6 +12,7 @@ from keelway.contract.constraints import Policy
 from keelway.contract.names import fold
 from keelway.contract.semver import Version
 from keelway.errors import AlreadyExists
+from keelway.registry.evidence import PolicyEvidence, digest, push_evidence
 from keelway.registry.history import Change
 from keelway.registry.models import VersionSummary
 from keelway.registry.schema import models, policies, versions
@@ -64,7 +65,7 @@ def enter_again(
     computed = {"bump": before["bump"]} if "bump" in before else {}
     said = {**details, "metadata": {**computed, **details["metadata"]}}
     connection.execute(versions.update().where(row).values(collected_at=None, **said))
-    change.record(connection, "push", version=version, evidence={"model_digest": manifest_digest})
+    change.record(connection, "push", version=version, evidence=push_evidence(manifest_digest, said))
 
 
 def enter_version(
@@ -86,11 +87,19 @@ def enter_version(
             **details,
         )
     )
-    enter_policy(connection, change, version, msgspec.structs.replace(policy, revision=1))
-    change.record(connection, "push", version=version, evidence={"model_digest": manifest_digest})
+    first = msgspec.structs.replace(policy, revision=1)
+    _insert_policy(connection, change, version, first)
+    change.record(connection, "push", version=version, evidence=push_evidence(manifest_digest, details, first))
 
 
 def enter_policy(connection: sa.Connection, change: Change, version: str, policy: Policy) -> None:
+    """A later revision; the first is entered with its version."""
+    _insert_policy(connection, change, version, policy)
+    evidence = PolicyEvidence(revision=policy.revision, policy=digest(policy))
+    change.record(connection, "policy", version=version, evidence=evidence.said())
+
+
+def _insert_policy(connection: sa.Connection, change: Change, version: str, policy: Policy) -> None:
     connection.execute(
         policies.insert().values(
             model=change.model,

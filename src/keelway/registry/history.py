@@ -102,7 +102,7 @@ def before(connection: sa.Connection, model: str, alias: str) -> str | None:
     moves = query.where(history.c.model == model, history.c.alias == alias, history.c.action == "alias")
     places: list[str | None] = [None]
     for version, evidence in connection.execute(moves):
-        if evidence and evidence.get("rollback"):
+        if isinstance(evidence, dict) and evidence.get("rollback"):
             del places[-1:]
         else:
             places.append(version)

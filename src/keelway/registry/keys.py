@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from keelway.clock import Clock
 from keelway.contract.names import check_name
 from keelway.errors import AlreadyExists, InvalidInput, NotFound
 from keelway.registry.database import reading, writing
+from keelway.registry.evidence import KeyEvidence, RevokeEvidence, digest
 from keelway.registry.history import Change, check_text, lock, to_microseconds, to_seconds
 from keelway.registry.models import Action, ApiKey
 from keelway.registry.schema import api_keys
@@ -69,19 +71,16 @@ class ApiKeys:
                 raise _no_key(name)
             newest = max(rows, key=lambda row: row["created_at"])
             ends = change.at + to_microseconds(overlap)
-            connection.execute(
-                api_keys.update()
-                .where(api_keys.c.id.in_([row["id"] for row in rows]))
-                .where(sa.or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > ends))
-                .values(expires_at=ends)
-            )
+            ended = {row["id"]: ends if row["expires_at"] is None else min(ends, row["expires_at"]) for row in rows}
+            for public, moment in ended.items():
+                connection.execute(api_keys.update().where(api_keys.c.id == public).values(expires_at=moment))
             expires_at = new.expires_at
             if expires_at is None and newest["expires_at"] is not None:
                 expires_at = to_seconds(change.at + newest["expires_at"] - newest["created_at"])
             entered = StoredKey(
                 new.id, newest["name"], new.digest, tuple(newest["scopes"]), newest["tenant"], expires_at
             )
-            return _enter(connection, change, entered, "key_rotate")
+            return _enter(connection, change, entered, "key_rotate", ended)
 
     def revoke(self, name: str, *, who: str, why: str) -> tuple[str, ...]:
         """Let nobody in any more by the keys of ``name``; the public parts of those that did hold. ``NotFound`` if none
@@ -92,7 +91,7 @@ class ApiKeys:
                 raise _no_key(name)
             ids = tuple(row["id"] for row in rows)
             connection.execute(api_keys.update().where(api_keys.c.id.in_(ids)).values(revoked_at=change.at))
-            change.record(connection, "key_revoke", evidence={"key": name, "ids": list(ids)})
+            change.record(connection, "key_revoke", evidence=RevokeEvidence(key=name, ids=ids).said())
             return ids
 
     def note_used(self, used: Mapping[str, float]) -> None:
@@ -121,7 +120,9 @@ def _holding(now: int) -> sa.Select[Any]:
     return sa.select(api_keys).where(api_keys.c.revoked_at.is_(None), alive).order_by(api_keys.c.id)
 
 
-def _enter(connection: sa.Connection, change: Change, key: StoredKey, action: Action) -> ApiKey:
+def _enter(
+    connection: sa.Connection, change: Change, key: StoredKey, action: Action, ended: dict[str, int] | None = None
+) -> ApiKey:
     expires_at = None if key.expires_at is None else to_microseconds(key.expires_at)
     if expires_at is not None and expires_at <= change.at:
         raise InvalidInput("the key would have expired already", field="expires")
@@ -130,20 +131,25 @@ def _enter(connection: sa.Connection, change: Change, key: StoredKey, action: Ac
             id=key.id,
             name=key.name,
             digest=key.digest,
-            scopes=_words(key.scopes),
+            scopes=[*key.scopes],
             tenant=key.tenant,
             created_at=change.at,
             created_by=change.who,
             expires_at=expires_at,
         )
     )
-    change.record(connection, action, evidence={"key": key.name, "id": key.id, "scopes": _words(key.scopes)})
+    evidence = KeyEvidence(
+        key=key.name,
+        id=key.id,
+        scopes=[*key.scopes],
+        tenant=key.tenant,
+        expires_at=expires_at,
+        hash=digest(key.digest),
+        ends=msgspec.UNSET if ended is None else ended,
+    )
+    change.record(connection, action, evidence=evidence.said())
     row = connection.execute(sa.select(api_keys).where(api_keys.c.id == key.id)).mappings().one()
     return _key(row)
-
-
-def _words(scopes: Sequence[str]) -> Sequence[str]:
-    return [*scopes]
 
 
 def _key(row: sa.RowMapping) -> ApiKey:

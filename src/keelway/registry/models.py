@@ -132,9 +132,10 @@ class HistoryEntry(msgspec.Struct, frozen=True):
 
     ``push``, ``sign``, ``policy``, ``check``, ``archive``, ``restore`` and ``collect`` say the ``version``; ``alias``
     says the ``alias`` and moves it from ``from_version`` to ``to_version``, either of which may be ``None``.
-    ``evidence`` is JSON: what was decided on. ``hash`` covers all of the entry and the hash of the one before it
-    (``keelway.registry.chain``). ``key_create``, ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name
-    the key there; so has ``gc``, with how much was removed.
+    ``evidence`` is JSON: what was decided on, and what the rows hold that were entered (``keelway.registry.evidence``).
+    ``hash`` covers all of the entry and the hash of the one before it (``keelway.registry.chain``). ``key_create``,
+    ``key_rotate`` and ``key_revoke`` have an empty ``model``, and name the key there; so has ``gc``, with how much was
+    removed.
     """
 
     id: int

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from keelway.artifacts.signing import Signature
+from keelway.registry.evidence import SignEvidence, digest
 from keelway.registry.history import Change, to_seconds
 from keelway.registry.models import VersionSignature
 from keelway.registry.schema import signatures
@@ -24,7 +25,7 @@ def signatures_of(connection: sa.Connection, name: str, version: str) -> tuple[V
         .order_by(signatures.c.created_at, signatures.c.key_id)
     )
     return tuple(
-        VersionSignature(key_id, _bytes(signature), to_seconds(at), by)
+        VersionSignature(key_id, stored_bytes(signature), to_seconds(at), by)
         for key_id, signature, at, by in connection.execute(query)
     )
 
@@ -33,7 +34,7 @@ def enter_signature(connection: sa.Connection, change: Change, version: str, sig
     """In the place of the one that its key has made before, if there is one. The same again changes nothing."""
     its = _of(change.model, version) & (signatures.c.key_id == signature.key_id)
     there = connection.execute(sa.select(signatures.c.signature).where(its)).scalar()
-    if there is not None and _bytes(there) == signature.signature:
+    if there is not None and stored_bytes(there) == signature.signature:
         return
     connection.execute(signatures.delete().where(its))
     connection.execute(
@@ -46,10 +47,11 @@ def enter_signature(connection: sa.Connection, change: Change, version: str, sig
             created_by=change.who,
         )
     )
-    change.record(connection, "sign", version=version, evidence={"key_id": signature.key_id})
+    evidence = SignEvidence(key_id=signature.key_id, signature=digest(signature.signature))
+    change.record(connection, "sign", version=version, evidence=evidence.said())
 
 
-def _bytes(stored: object) -> bytes:
+def stored_bytes(stored: object) -> bytes:
     """What stands in the column. SQLite keeps whatever somebody has written there; anything but bytes is no signature,
     and must not keep other versions from being read."""
     return bytes(stored) if isinstance(stored, bytes | memoryview) else b""
