@@ -10,16 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from keelway.artifacts.signing import Signature, TrustedKeys
 from keelway.clock import Clock, rfc3339
-from keelway.contract.anomaly import Detector
-from keelway.contract.baseline import Baseline
-from keelway.contract.constraints import Policy
 from keelway.contract.names import check_alias, check_name
 from keelway.contract.semver import Version
 from keelway.errors import FailedPrecondition, InvalidInput
@@ -50,6 +47,11 @@ from keelway.registry.models import (
 from keelway.registry.schema import aliases, models, versions
 from keelway.registry.signatures import enter_signature, signatures_of
 from keelway.registry.standing import Standing, check_unchanged, standing
+
+if TYPE_CHECKING:
+    from keelway.contract.anomaly import Detector
+    from keelway.contract.baseline import Baseline
+    from keelway.contract.constraints import Policy
 
 #: Signs a version: its name, its number and its digest.
 Signing = Callable[[str, str, str], Signature]
@@ -108,7 +110,7 @@ class Registry:
         with reading(self._engine) as connection:
             lookup.require_model(connection, name)
             found = lookup.summaries(connection, name)
-        return tuple(sorted(found, key=lookup.precedence, reverse=True))
+        return tuple(lookup.highest_first(found))
 
     def get(self, name: str, version: str) -> ModelVersion:
         """Exactly that version, archived or not."""
@@ -230,7 +232,7 @@ class Registry:
                 "detector": detector,
                 "metadata": dict(metadata or {}),
             }
-            enter_version(connection, change, str(chosen), manifest_digest, details, policy or Policy())
+            enter_version(connection, change, str(chosen), manifest_digest, details, policy or lookup.undeclared())
             _sign(connection, change, str(chosen), manifest_digest, sign)
             if not known:
                 _point(connection, change, CHAMPION, None, str(chosen), None)
