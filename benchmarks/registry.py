@@ -3,21 +3,24 @@
 *Resolving* a name on the request line is a look into the snapshot; beside it, the same question to the database.
 *Storing* a file hashes it, forces it to the disk and makes it appear whole; beside it, a plain copy forced to the disk.
 The resident memory of a process that stores is read at its highest. *Listing* ten thousand versions takes three
-queries; beside it, three for each model, as a loop over models would ask. It ends with status 1 if a target is missed.
-It writes no page.
+queries; beside it, three for each model, as a loop over models would ask. ``keelway models --json`` is the same as a
+whole process, by the processor's time, which other work on the machine does not lengthen; beside it, a process that
+imports SQLAlchemy and ends, as no listing takes less. Python keeps what it has compiled of both, as it does where a
+package is installed. It ends with status 1 if a target is missed. It writes no page.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -125,8 +128,33 @@ print(peak() - before)
     return grown, grown <= GROWTH
 
 
-def listing(folder: Path, count: int) -> tuple[Measured, float]:
-    """The listing of ``count`` versions of a hundredth as many models; and seconds of ``keelway models --json``."""
+class Process(NamedTuple):
+    """What a process took, in seconds: of the processor, its own and the system's, and by the clock."""
+
+    cpu: float
+    wall: float
+
+
+def processes(folder: Path, commands: Sequence[Sequence[str]]) -> list[Process]:
+    """The median of some runs of each of ``commands``, in turns, with what Python has compiled kept in ``folder``."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
+
+    def run(command: Sequence[str]) -> Process:
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+        after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - began
+        return Process(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall)
+
+    for command in commands:
+        run(command)
+    rounds = [[run(command) for command in commands] for _ in range(2 * ROUNDS + 1)]
+    return [Process(*map(statistics.median, zip(*took, strict=True))) for took in zip(*rounds, strict=True)]
+
+
+def listing(folder: Path, count: int) -> tuple[Measured, Process, Process]:
+    """The listing of ``count`` versions of a hundredth as many models; ``keelway models --json``; and a process that
+    only imports SQLAlchemy."""
     url = f"sqlite:///{folder}/listing.db"
     registry = Registry.open(url, clock=SystemClock())
     names = [f"model-{number}" for number in range(count // 100)]
@@ -151,8 +179,8 @@ def listing(folder: Path, count: int) -> tuple[Measured, float]:
     registry.close()
     code = "from keelway.cli.main import main; main()"
     command = [sys.executable, "-c", code, "models", "--json", "--store", url]
-    whole = best(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
-    return Measured(f"list {count:,} versions", ours, plain, "< 0.5 s", ours < LIST), whole
+    whole, floor = processes(folder, [command, [sys.executable, "-c", "import sqlalchemy"]])
+    return Measured(f"list {count:,} versions", ours, plain, "< 0.5 s", ours < LIST), whole, floor
 
 
 def line(found: Measured) -> str:
@@ -171,11 +199,14 @@ def main() -> int:
         folder = Path(name)
         found = [resolving(folder), storing(folder, options.size * MIB)]
         grown, constant = growth(folder, options.size * MIB)
-        listed, whole = listing(folder, options.versions)
+        listed, whole, floor = listing(folder, options.versions)
     print(*map(line, [*found, listed]), sep="\n")
     print(f"memory while storing grows by {grown / MIB:.0f} MiB: {'holds' if constant else 'MISSED'}")
-    print(f"keelway models --json, the whole process: {whole:.2f} s")
-    return 0 if constant and all(one.holds for one in [*found, listed]) else 1
+    quick = whole.cpu < LIST
+    for what, took in (("keelway models --json, the whole process", whole), ("import sqlalchemy, and end", floor)):
+        print(f"{what:<42} {took.cpu:.2f} s of the processor, {took.wall:.2f} s by the clock")
+    print(f"wanted of the former < {LIST} s of the processor: {'holds' if quick else 'MISSED'}")
+    return 0 if constant and quick and all(one.holds for one in [*found, listed]) else 1
 
 
 if __name__ == "__main__":

@@ -406,9 +406,9 @@ def load_settings(
 
 def variables() -> Iterator[tuple[str, str, str]]:
     """(section, field, environment variable) of every setting, in the order of the reference."""
-    for section in msgspec.structs.fields(Settings):
-        for field in msgspec.structs.fields(section.type):
-            yield section.name, field.name, f"KEELWAY_{section.name}_{field.name}".upper()
+    for section in Settings.__struct_fields__:
+        for field in getattr(Settings(), section).__struct_fields__:
+            yield section, field, f"KEELWAY_{section}_{field}".upper()
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -56,6 +56,55 @@ def test_help_loads_no_heavy_library() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+#: Starts ``keelway`` with what is in ``sys.argv``, and fails if a library is loaded that is named before it.
+LOADING = """
+import sys
+heavy, sys.argv = set(sys.argv[1].split(",")), ["keelway", *sys.argv[2:]]
+from keelway.cli.main import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+"""
+#: What no command needs that reads the registry or moves an alias.
+HEAVY = ("alembic", "cryptography", "fsspec", "onnxruntime", "pandas", "rich", "starlette", "uvicorn")
+#: What a listing does without too; whoever takes a whole version from the registry takes its baseline.
+NUMPY = ("numpy", "keelway.contract.baseline", "keelway.types")
+
+
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [
+        (["models"], HEAVY + NUMPY),
+        (["models", "--json"], HEAVY + NUMPY),
+        (["history"], HEAVY + NUMPY),
+        (["history", "m", "--json"], HEAVY + NUMPY),
+        (["history", "--verify"], HEAVY + NUMPY),
+        (["promote", "m@1.1.0", "--force"], HEAVY),
+    ],
+)
+def test_what_reads_the_registry_or_moves_an_alias_loads_no_heavy_library(
+    command: list[str], heavy: tuple[str, ...], tmp_path: Path
+) -> None:
+    store = f"sqlite:///{tmp_path}/registry.db"
+    registry = Registry.open(store, clock=SystemClock())
+    for number, version in enumerate(("1.0.0", "1.1.0")):
+        registry.push("m", version, f"sha256:{number:064x}", who="ann", why="x")
+    registry.close()
+    words = [sys.executable, "-c", LOADING, ",".join(heavy), *command, "--store", store]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout
+
+
+def test_a_command_is_found_among_all_and_an_unknown_one_is_refused(keelway: Keelway) -> None:
+    assert keelway("models").code == 0
+    assert keelway("alias", "--help").code == 0
+    unknown = keelway("model")
+    assert (unknown.code, "Did you mean 'models'?" in unknown.err) == (2, True)
+
+
 def test_pushed_model_is_listed_shown_and_predicts(keelway: Keelway, trained: Path) -> None:  # S4
     pushed = keelway(*PUSH, "--trust-pickle", "--json")
     assert pushed.code == 0, pushed.err

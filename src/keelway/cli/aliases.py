@@ -149,11 +149,13 @@ def rollback(
 
 def what_breaks(registry: Registry, settings: Settings, moved: Alias, left: str | None) -> list[str] | None:
     """What callers of version ``left`` miss now that the alias has ``moved`` down; ``None`` if that cannot be told."""
+    from keelway.contract.semver import Version
     from keelway.errors import KeelwayError
-    from keelway.publish.way_back import way_back
 
-    if left is None:
+    if left is None or Version.parse(moved.version) >= Version.parse(left):
         return []
+    from keelway.publish.way_back import way_back  # reads manifests, which moves up the line do without
+
     try:
         found = way_back(registry, open_blobs(settings), moved.model, left, moved.version)
     except KeelwayError:  # the alias has moved, which is what counts

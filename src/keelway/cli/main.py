@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from typing import Annotated
@@ -85,10 +86,22 @@ def _root(
     """Options of all commands."""
 
 
+def _only(word: str) -> typer.Typer:
+    """The application with no command but the one named ``word``; all of it if there is none of that name.
+
+    Typer makes the parsers of all commands before it looks which is meant, which takes as long as ten thousand versions
+    take to list.
+    """
+    one = copy.copy(app)
+    one.registered_commands = [command for command in app.registered_commands if command.name == word]
+    one.registered_groups = [group for group in app.registered_groups if group.name == word]
+    return one if one.registered_commands or one.registered_groups else app
+
+
 def main() -> None:
     """The entry point. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not decided, 130 interrupted."""
     try:
-        app()
+        _only("".join(sys.argv[1:2]))()
     except KeelwayError as error:
         print_error(error, as_json="--json" in sys.argv[1:])
         sys.exit(1)

@@ -69,13 +69,13 @@ class Version:
         return f"{self.major}.{self.minor}.{self.patch}{prerelease}{build}"
 
     def __eq__(self, other: object) -> bool:
-        return self._precedence == other._precedence if isinstance(other, Version) else NotImplemented
+        return self.precedence == other.precedence if isinstance(other, Version) else NotImplemented
 
     def __lt__(self, other: object) -> bool:
-        return self._precedence < other._precedence if isinstance(other, Version) else NotImplemented
+        return self.precedence < other.precedence if isinstance(other, Version) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._precedence)
+        return hash(self.precedence)
 
     def bump(self, part: Part) -> Version:
         """The next release in ``part``, always of higher precedence than this one.
@@ -91,7 +91,7 @@ class Version:
         return Version(self.major, self.minor, self.patch + (not ahead))
 
     @property
-    def _precedence(self) -> tuple[int, int, int, bool, tuple[tuple[bool, int, str], ...]]:
+    def precedence(self) -> tuple[int, int, int, bool, tuple[tuple[bool, int, str], ...]]:
         """Sorts as item 11 says: a release after its pre-releases, numbers before words, the shorter list first."""
         parts = self.prerelease.split(".") if self.prerelease else []
         identifiers = tuple((False, int(part), "") if part.isdigit() else (True, 0, part) for part in parts)

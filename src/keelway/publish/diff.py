@@ -30,7 +30,7 @@ from keelway.publish.behaviour import (
     unknown,
 )
 from keelway.publish.golden import Columns, Golden, fitted, golden_of, pack_columns
-from keelway.publish.running import Answered, NoneAnswered, ask_stored
+from keelway.publish.running import Answered, ask_stored
 from keelway.publish.slices import slices
 from keelway.registry.models import ModelVersion
 from keelway.types import Array
@@ -105,22 +105,25 @@ def _behaviour(old: Side, new: Side, blobs: BlobStore, consent: Consent) -> tupl
         entry: dict[str, Any] = {"of": side.version.version, "rows": len(side.golden)}
         samples.append(entry)
         try:
-            entry |= _on(side.golden, side, other, blobs, consent, tolerance, forward=side is old)
-            if side is old:
+            given = _answers(side.golden, other, blobs, consent)
+            if given.accepted.any():
+                entry |= _on(side.golden, given, side, tolerance, forward=side is old)
+            else:
+                entry["reason"] = "not compared: the other version refuses all of them"
+            if side is old and "reason" in entry:
+                reasons = all_refused(len(side.golden))
+            elif side is old:
                 reasons = behaviour_reasons(msgspec.convert(entry["overall"], Behaviour))
         except KeelwayError as error:
             entry["reason"] = f"not compared: {error.message}"
             if side is old:
-                none = isinstance(error, NoneAnswered)
-                reasons = all_refused(len(side.golden)) if none else unknown(in_words(error))
+                reasons = unknown(in_words(error))
     return samples, reasons
 
 
-def _on(
-    golden: Golden, side: Side, other: Side, blobs: BlobStore, consent: Consent, tolerance: float, *, forward: bool
-) -> dict[str, Any]:
-    """Both on the golden sample of ``side``; ``forward``: that is the old version."""
-    given = _answers(golden, other, blobs, consent)
+def _on(golden: Golden, given: Answered, side: Side, tolerance: float, *, forward: bool) -> dict[str, Any]:
+    """Both on the golden sample of ``side``, of which ``given`` are the other's answers; ``forward``: that is the old
+    version."""
     own = {name: column[given.accepted] for name, column in golden.answers.items()}
     before, after = (own, given.answers) if forward else (given.answers, own)
     overall, rows = compare_answers(golden.answers, given.answers, given.accepted, tolerance)

@@ -18,7 +18,7 @@ from keelway.contract.compatibility import Promise, Reason
 from keelway.errors import KeelwayError
 from keelway.publish.behaviour import all_refused, behaviour_reasons, compare_answers, in_words, tolerance_of, unknown
 from keelway.publish.golden import Columns, Golden, choose, fitted, golden_of
-from keelway.publish.running import Answered, NoneAnswered, ask_stored
+from keelway.publish.running import Answered, ask_stored
 from keelway.registry.standing import LiveVersion
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Judge:
             found = self._ask(rows)
         except KeelwayError as error:
             return None, f"none: {error.message}"
+        if not found.accepted.any():
+            return None, "none: the model answers none of the rows"
         kept = {name: column[found.accepted] for name, column in rows.items()}
         golden = Golden(kept, found.answers)
         return self.blobs.put_bytes(golden.to_bytes()), f"{len(golden)} rows of the sample, with the model's answers"
@@ -76,9 +78,8 @@ class Judge:
             if rows is None:
                 return unknown("its golden sample lacks what the new version needs")
             self.progress(f"comparing the answers with those of {live.version.version}")
-            try:
-                found = self._ask(rows)
-            except NoneAnswered:
+            found = self._ask(rows)
+            if not found.accepted.any():
                 return all_refused(len(golden))
             tolerance = tolerance_of(_tolerance(live.version.report), _tolerance(self.report))
             beside, _ = compare_answers(golden.answers, found.answers, found.accepted, tolerance)

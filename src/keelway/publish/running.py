@@ -34,10 +34,6 @@ from keelway.types import Array, TensorSpec
 _DATA: Final = frozenset({"boosters", "image", "litert", "onnx", "pipeline", "skops", "tokens"})
 
 
-class NoneAnswered(ModelFailed):
-    """The model was loaded, and refuses each of the rows."""
-
-
 @dataclass(frozen=True, slots=True)
 class Answered:
     """``answers`` [a, ...] by output to those of n rows that are ``accepted`` [n]; none, no outputs."""
@@ -57,7 +53,7 @@ def ask_stored(
     """What the model ``digest`` answers to ``rows``; ``allowed_python`` are the digests whose code may run, ``None``
     all that it consists of.
 
-    Raises ``KeelwayError`` if it cannot be loaded, and ``NoneAnswered``.
+    Raises ``KeelwayError`` if it cannot be loaded.
     """
     with TemporaryDirectory(prefix="keelway-ask-") as folder:
         workspace = Path(folder)
@@ -67,12 +63,8 @@ def ask_stored(
             (workspace / _key(one)).with_suffix(".json").write_bytes(manifest.to_bytes())
         allowed = frozenset(stored) if allowed_python is None else allowed_python
         if trusted_types or not {manifest.runtime for manifest in stored.values()} <= _DATA:
-            found = _ask_apart(workspace, digest, rows, tuple(stored), allowed, trusted_types)
-        else:
-            found = answer(workspace, stored, digest, rows, RuntimeOptions(trusted_types=trusted_types))
-    if not found.accepted.any():
-        raise NoneAnswered("the model answers none of the rows")
-    return found
+            return _ask_apart(workspace, digest, rows, tuple(stored), allowed, trusted_types)
+        return answer(workspace, stored, digest, rows, RuntimeOptions(trusted_types=trusted_types))
 
 
 def answer(

@@ -8,17 +8,14 @@ from __future__ import annotations
 from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.materialise import read_manifest
 from keelway.contract.compatibility import Promise, Reason, compare
-from keelway.contract.semver import Version
 from keelway.registry.store import Registry
 
 
 def way_back(registry: Registry, blobs: BlobStore, name: str, left: str, target: str) -> tuple[Reason, ...]:
-    """What breaks on the way from version ``left`` down to ``target``; nothing if that is a way up. Predictions are not
-    looked at: they are those of before.
+    """What breaks on the way from version ``left`` down to ``target``. Predictions are not looked at: they are those of
+    before.
 
     Raises ``KeelwayError`` if a manifest cannot be read."""
-    if Version.parse(target) >= Version.parse(left):
-        return ()
     above, below = (_promise(registry, blobs, name, version) for version in (left, target))
     return tuple(reason for reason in compare(above, below) if reason.part == "major")
 

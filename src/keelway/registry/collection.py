@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
-from keelway.artifacts.blobs import BlobStore, Stored
 from keelway.clock import Clock
 from keelway.errors import CorruptArtifact, FailedPrecondition, NotFound
 from keelway.registry.database import reading, writing
@@ -23,6 +22,9 @@ from keelway.registry.evidence import CollectEvidence
 from keelway.registry.history import Change, check_text, lock, to_microseconds, token
 from keelway.registry.references import references
 from keelway.registry.schema import versions
+
+if TYPE_CHECKING:
+    from keelway.artifacts.blobs import BlobStore, Stored
 
 #: How long the lock is held at a time, in seconds: pushes and promotions wait so long.
 _TURN_SECONDS: Final = 1.0

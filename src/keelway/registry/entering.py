@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
-from keelway.contract.constraints import Policy
 from keelway.contract.names import fold
 from keelway.contract.semver import Version
 from keelway.errors import AlreadyExists
@@ -16,6 +15,9 @@ from keelway.registry.evidence import PolicyEvidence, digest, push_evidence
 from keelway.registry.history import Change
 from keelway.registry.models import VersionSummary
 from keelway.registry.schema import models, policies, versions
+
+if TYPE_CHECKING:
+    from keelway.contract.constraints import Policy
 
 FIRST_VERSION: Final = Version(1, 0, 0)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from keelway.contract.constraints import Policy
+if TYPE_CHECKING:
+    from keelway.contract.constraints import Policy
 
 
 class _Evidence(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
@@ -20,7 +20,9 @@ from keelway.registry.evidence import KeyEvidence, RevokeEvidence, digest
 from keelway.registry.history import Change, check_text, lock, to_microseconds, to_seconds
 from keelway.registry.models import Action, ApiKey
 from keelway.registry.schema import api_keys
-from keelway.types import StoredKey
+
+if TYPE_CHECKING:
+    from keelway.types import StoredKey  # brings NumPy along, which most of what the registry is asked does without
 
 
 class ApiKeys:
@@ -38,6 +40,8 @@ class ApiKeys:
 
     def holding(self) -> tuple[StoredKey, ...]:
         """What servers let in by: neither revoked nor expired."""
+        from keelway.types import StoredKey
+
         with reading(self._engine) as connection:
             rows = connection.execute(_holding(to_microseconds(self._clock.now()))).mappings()
             return tuple(
@@ -65,6 +69,8 @@ class ApiKeys:
     def rotate(self, name: str, new: StoredKey, overlap: float, *, who: str, why: str) -> ApiKey:
         """Enter ``new`` with the name, scopes and tenant of the key that holds, which ends ``overlap`` seconds from
         now. If nothing is said of its end, it holds for as long as that one was to. ``NotFound`` if none holds."""
+        from keelway.types import StoredKey
+
         with self._change(who, why) as (connection, change):
             rows = connection.execute(_holding(change.at).where(api_keys.c.name == name)).mappings().all()
             if not rows:

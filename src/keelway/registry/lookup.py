@@ -1,6 +1,7 @@
 """Reading the registry: from a name, a version, a range or an alias to rows, and good words when there is none.
 
-Every function takes an open connection and changes nothing. ``Registry`` is the only caller.
+Every function takes an open connection and changes nothing. ``Registry`` is the only caller. What brings NumPy along is
+imported where rows with a policy or a baseline are made: listings take longer to start than to run.
 """
 
 from __future__ import annotations
@@ -8,14 +9,11 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
-from keelway.contract.anomaly import Detector
-from keelway.contract.baseline import Baseline
-from keelway.contract.constraints import Policy
 from keelway.contract.names import check_alias, check_name
 from keelway.contract.semver import Range, Version, is_range
 from keelway.errors import FailedPrecondition, NotFound
@@ -23,12 +21,20 @@ from keelway.registry.history import to_seconds
 from keelway.registry.models import CHAMPION, ModelListing, ModelVersion, VersionSummary
 from keelway.registry.schema import aliases, models, policies, versions
 
+if TYPE_CHECKING:
+    from keelway.contract.constraints import Policy
+
 _SUMMARY: Final = tuple(versions.c[name] for name in VersionSummary.__struct_fields__)
 _FULL: Final = tuple(versions.c[name] for name in ModelVersion.__struct_fields__)
 
 
 def precedence(version: VersionSummary) -> Version:
     return Version.parse(version.version)
+
+
+def highest_first(rows: Iterable[VersionSummary]) -> list[VersionSummary]:
+    """By SemVer precedence."""
+    return sorted(rows, key=lambda row: precedence(row).precedence, reverse=True)
 
 
 def summaries(connection: sa.Connection, name: str) -> list[VersionSummary]:
@@ -45,9 +51,7 @@ def listing(connection: sa.Connection) -> tuple[ModelListing, ...]:
     for model, alias, version in connection.execute(sa.select(aliases).order_by(aliases.c.alias)):
         pointing[model][alias] = version
     names = connection.execute(sa.select(models.c.name).order_by(models.c.name)).scalars()
-    return tuple(
-        ModelListing(name, tuple(sorted(known[name], key=precedence, reverse=True)), pointing[name]) for name in names
-    )
+    return tuple(ModelListing(name, tuple(highest_first(known[name])), pointing[name]) for name in names)
 
 
 def _summaries(connection: sa.Connection, query: sa.Select[Any]) -> list[VersionSummary]:
@@ -113,6 +117,8 @@ def require_model(connection: sa.Connection, name: str) -> None:
 
 def get_policy(connection: sa.Connection, version: ModelVersion) -> Policy:
     """The newest policy of a version; every version has one."""
+    from keelway.contract.constraints import Policy
+
     query = (
         sa.select(policies.c.policy)
         .where(policies.c.model == version.model, policies.c.version == version.version)
@@ -120,6 +126,13 @@ def get_policy(connection: sa.Connection, version: ModelVersion) -> Policy:
         .limit(1)
     )
     return msgspec.convert(connection.execute(query).scalar_one(), Policy)
+
+
+def undeclared() -> Policy:
+    """The policy of a version that nothing is declared for."""
+    from keelway.contract.constraints import Policy
+
+    return Policy()
 
 
 def no_alias(connection: sa.Connection, name: str, alias: str) -> NotFound:
@@ -157,7 +170,7 @@ def _highest_in(connection: sa.Connection, name: str, wanted: Range) -> ModelVer
 
 def _no_version(connection: sa.Connection, name: str, version: str) -> NotFound:
     require_model(connection, name)
-    known = sorted(summaries(connection, name), key=precedence, reverse=True)
+    known = highest_first(summaries(connection, name))
     hint = _suggestion(version, [row.version for row in known], "")
     return NotFound("the model has no such version", field="version", hint=hint)
 
@@ -172,6 +185,9 @@ def _suggestion(wanted: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def _model_version(row: sa.Row[*tuple[Any, ...]]) -> ModelVersion:
+    from keelway.contract.anomaly import Detector
+    from keelway.contract.baseline import Baseline
+
     model, version, digest, created_at, created_by, state, report, baseline, metadata, detector = row
     return ModelVersion(
         model,

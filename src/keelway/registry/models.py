@@ -5,14 +5,16 @@ Times are seconds since the Unix epoch, UTC, to the microsecond; ``keelway.clock
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from keelway.artifacts.signing import Signature
-from keelway.contract.anomaly import Detector
-from keelway.contract.baseline import Baseline
 from keelway.registry.chain import Finding
+
+if TYPE_CHECKING:
+    from keelway.contract.anomaly import Detector
+    from keelway.contract.baseline import Baseline
 
 #: The alias that is served when a caller names neither a version nor an alias.
 CHAMPION: Final = "champion"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from keelway.artifacts.blobs import BlobStore
-from keelway.artifacts.materialise import read_manifests
 from keelway.errors import FailedPrecondition, NotFound
+
+if TYPE_CHECKING:
+    from keelway.artifacts.blobs import BlobStore
 
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 #: Questions that the store is asked at once.
@@ -26,6 +27,8 @@ def references(blobs: BlobStore, model_digest: str, *documents: Any) -> frozense
 
     Raises ``NotFound`` or ``CorruptArtifact`` if a manifest among them cannot be read.
     """
+    from keelway.artifacts.materialise import read_manifests  # brings NumPy along; whoever lists needs no manifest
+
     manifests = read_manifests(blobs, model_digest)
     files = (entry.sha256 for manifest in manifests.values() for entry in manifest.files)
     mentioned = _mentioned([*manifests, *(manifest.options for manifest in manifests.values()), *documents])

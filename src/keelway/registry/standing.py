@@ -6,15 +6,19 @@ refused, and decided anew. ``Registry`` is the only caller.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import sqlalchemy as sa
 
-from keelway.contract.constraints import Policy
 from keelway.contract.semver import Version
 from keelway.errors import Overtaken
 from keelway.registry import lookup
 from keelway.registry.models import ModelVersion
 from keelway.registry.schema import aliases
+
+if TYPE_CHECKING:
+    from keelway.contract.constraints import Policy
 
 
 class LiveVersion(msgspec.Struct, frozen=True):
@@ -39,7 +43,7 @@ class Standing(msgspec.Struct, frozen=True):
 
 def standing(connection: sa.Connection, name: str) -> Standing:
     """The highest version is the highest release that is not archived; without a release, the highest pre-release."""
-    known = sorted(lookup.summaries(connection, name), key=lookup.precedence, reverse=True)
+    known = lookup.highest_first(lookup.summaries(connection, name))
     pointing: dict[str, list[str]] = {}
     rows = connection.execute(
         sa.select(aliases.c.version, aliases.c.alias).where(aliases.c.model == name).order_by(aliases.c.alias)

@@ -10,16 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from keelway.artifacts.signing import Signature, TrustedKeys
 from keelway.clock import Clock, rfc3339
-from keelway.contract.anomaly import Detector
-from keelway.contract.baseline import Baseline
-from keelway.contract.constraints import Policy
 from keelway.contract.names import check_alias, check_name
 from keelway.contract.semver import Version
 from keelway.errors import FailedPrecondition, InvalidInput
@@ -51,11 +48,15 @@ from keelway.registry.schema import aliases, models, versions
 from keelway.registry.signatures import enter_signature, signatures_of
 from keelway.registry.standing import Standing, check_unchanged, standing
 
+if TYPE_CHECKING:
+    from keelway.contract.anomaly import Detector
+    from keelway.contract.baseline import Baseline
+    from keelway.contract.constraints import Policy
+
 #: Signs a version: its name, its number and its digest.
 Signing = Callable[[str, str, str], Signature]
-#: Decides on a move of an alias by the newest check of its target and the target's newest policy: raises, or answers
-#: the evidence for the history.
-Deciding = Callable[[CheckRecord | None, Policy], Mapping[str, Any]]
+#: Decides on a move of an alias by the newest check and policy of its target: raises, or answers the evidence.
+Deciding = Callable[[CheckRecord | None, "Policy"], Mapping[str, Any]]
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
@@ -110,8 +111,7 @@ class Registry:
         """All versions of a model, archived ones too, the highest by SemVer precedence first."""
         with reading(self._engine) as connection:
             lookup.require_model(connection, name)
-            found = lookup.summaries(connection, name)
-        return tuple(sorted(found, key=lookup.precedence, reverse=True))
+            return tuple(lookup.highest_first(lookup.summaries(connection, name)))
 
     def get(self, name: str, version: str) -> ModelVersion:
         """Exactly that version, archived or not."""
@@ -234,7 +234,7 @@ class Registry:
                 enter_again(connection, change, str(chosen), manifest_digest, details)
                 _sign(connection, change, str(chosen), manifest_digest, sign)
                 return lookup.get_version(connection, name, str(chosen))
-            enter_version(connection, change, str(chosen), manifest_digest, details, policy or Policy())
+            enter_version(connection, change, str(chosen), manifest_digest, details, policy or lookup.undeclared())
             _sign(connection, change, str(chosen), manifest_digest, sign)
             if not known:
                 _point(connection, change, CHAMPION, None, str(chosen), None)
