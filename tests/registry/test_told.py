@@ -24,9 +24,7 @@ from keelway.contract.anomaly import Detector
 from keelway.contract.baseline import Baseline, ObservedFeature
 from keelway.contract.constraints import Constraint, Policy
 from keelway.contract.signature import Feature, ModelSignature
-from keelway.registry.database import connect, writing
-from keelway.registry.evidence import push_evidence
-from keelway.registry.history import Change
+from keelway.registry.database import connect
 from keelway.registry.schema import api_keys, checks, metadata, policies, versions
 from keelway.registry.store import Registry
 from keelway.types import StoredKey, TensorSpec
@@ -245,23 +243,12 @@ def test_a_released_version_whose_files_seem_to_be_there_is_found(eventful: Regi
     assert what.startswith("churn 1.2.0 is not what the history says of it: collected_at is None")
 
 
-def push_again(url: str, **details: Any) -> None:
-    """The registry's own change of the row, and its entry."""
-    engine = connect(url)
-    with writing(engine) as connection:
-        row = versions.c.version == "1.2.0"
-        there = connection.execute(sa.select(versions).where(row)).mappings().one()
-        changed = {name: there[name] for name in ("report", "baseline", "detector", "metadata")} | details
-        connection.execute(versions.update().where(row).values(collected_at=None, **changed))
-        said = push_evidence(there["model_digest"], changed)
-        Change("churn", "bob", "again", 5).record(connection, "push", version="1.2.0", evidence=said)
-    engine.dispose()
-
-
 def test_a_version_that_was_pushed_again_is_as_the_second_push_says_and_still_archived(
     eventful: Registry, url: str
 ) -> None:
-    push_again(url, metadata={"seed": "another"}, baseline=None)
+    digest = eventful.get("churn", "1.2.0").model_digest
+    eventful.push("churn", "1.2.0", digest, report={"again": True}, metadata={"seed": "another"}, **WHO)
+    assert [entry.action for entry in eventful.history("churn", 2)] == ["push", "collect"]
     assert found(eventful) == []
     eventful.restore("churn", "1.2.0", **WHO)
     assert found(eventful) == []
