@@ -235,4 +235,4 @@ def test_settings_that_change_while_calls_run(grpc_attack: Attack) -> None:
         call(2 * number + 1, infer_message()) + SettingsFrame(0, settings={4: number * 1000, 5: 16_384}).serialize()
         for number in range(50)
     )
-    assert says(grpc_attack, changing, requests=50).count("OK") > 0
+    assert says(grpc_attack, changing, requests=50, pause=2.0).count("OK") > 0
