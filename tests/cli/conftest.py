@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.publish.conftest import in_this_process
 
 from keelway.cli.main import main
+from keelway.publish import sklearn_file
 
 
 class Ran(NamedTuple):
@@ -40,6 +42,16 @@ def keelway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return Ran(code if isinstance(code, int) else 0 if code is None else 1, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickles are opened in this process, which saves seconds. Elsewhere it is tested that they are not."""
+    open_here(monkeypatch)
+
+
+def open_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sklearn_file, "run_apart", in_this_process)
 
 
 @pytest.fixture

@@ -14,12 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from tests.cli.conftest import Keelway
+from tests.cli.conftest import Keelway, open_here
 
 from keelway.artifacts.blobs import BlobStore
 from keelway.clock import SystemClock
 from keelway.publish.release import Source, release
 from keelway.registry.store import Registry
+
+pytestmark = pytest.mark.usefixtures("in_one_process")
 
 CHECK = ("check", "buyers", "--sample", "test.csv", "--target", "bought")
 
@@ -38,7 +40,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     test.to_csv(folder / "test.csv", index=False)
     (folder / ".keelway").mkdir()
     blobs = BlobStore.open(str(folder / ".keelway" / "artifacts"))
-    with closing(Registry.open(f"sqlite:///{folder}/.keelway/registry.db", clock=SystemClock())) as registry:
+    with (
+        closing(Registry.open(f"sqlite:///{folder}/.keelway/registry.db", clock=SystemClock())) as registry,
+        pytest.MonkeyPatch.context() as patched,
+    ):
+        open_here(patched)
         for model in (LogisticRegression(), DummyClassifier(strategy="prior")):
             file = folder / "model.joblib"
             joblib.dump(model.fit(train[["age", "income"]], train["bought"]), file)

@@ -122,6 +122,7 @@ def test_pushed_model_is_listed_shown_and_predicts(keelway: Keelway, trained: Pa
     assert "left out, unknown to the model: bought" in predicted.err
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_show_measures_time_against_batch_size_or_asks_a_server(keelway: Keelway, trained: Path) -> None:  # T1
     assert keelway(*PUSH, "--trust-pickle").code == 0
     assert "batching" not in json.loads(keelway("show", "buyers", "--json").out)
@@ -152,6 +153,7 @@ def test_a_pickle_is_not_opened_without_consent(keelway: Keelway, trained: Path)
     assert ran.err.strip().splitlines()[-1].startswith("keelway: ")
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_the_same_push_again_is_the_same_version(keelway: Keelway, trained: Path) -> None:  # S6
     first = json.loads(keelway(*PUSH, "--trust-pickle", "--version", "1.0.0", "--json").out)
     second = json.loads(keelway(*PUSH, "--trust-pickle", "--version", "1.0.0", "--json").out)
@@ -159,6 +161,7 @@ def test_the_same_push_again_is_the_same_version(keelway: Keelway, trained: Path
     assert first["version"] == second["version"] == "1.0.0"
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_promote_moves_the_champion_and_history_says_so(keelway: Keelway, trained: Path) -> None:  # S4
     keelway(*PUSH, "--trust-pickle")
     keelway(*PUSH, "--trust-pickle", "--version", "1.1.0")
@@ -171,6 +174,7 @@ def test_promote_moves_the_champion_and_history_says_so(keelway: Keelway, traine
     assert history[0]["change"] == "champion: 1.0.0 → 1.1.0 (forced)"
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_predict_reads_standard_input(keelway: Keelway, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keelway(*PUSH, "--trust-pickle")
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"age": 80, "income": 60}\n{"age": 20, "income": 40}\n'))
@@ -178,6 +182,7 @@ def test_predict_reads_standard_input(keelway: Keelway, trained: Path, monkeypat
     assert json.loads(ran.out)["predictions"] == [1, 0]
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_predict_prints_good_rows_and_names_the_bad_ones(
     keelway: Keelway, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # R2
@@ -311,6 +316,7 @@ def test_a_pipeline_is_shown_with_its_steps(keelway: Keelway, tmp_path: Path) ->
     assert len(predicted["predictions"]) == 2
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_the_lineage_of_a_push_is_kept_and_shown(keelway: Keelway, trained: Path) -> None:
     # S5
     (trained / "requirements.txt").write_text("scikit-learn\n")

@@ -17,6 +17,8 @@ from keelway.contract.policy_file import parse_policy
 if TYPE_CHECKING:
     from tests.cli.conftest import Keelway
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 
 @pytest.fixture
 def churn(keelway: Keelway, trained: Path) -> Keelway:

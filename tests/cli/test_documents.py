@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from tests.cli.conftest import Keelway
 from tests.publish.test_documents import cyclonedx_schema
+
+pytestmark = pytest.mark.usefixtures("in_one_process")
 
 
 def test_both_documents_tell_of_the_version(keelway: Keelway, trained: Path) -> None:

@@ -20,6 +20,8 @@ from tests.cli.conftest import Keelway
 from tests.conformance.environments import mlflow_python
 from tests.publish.test_mlflow_import import description
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 
 @pytest.fixture
 def folder(trained: Path) -> Path:

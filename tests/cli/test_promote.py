@@ -8,6 +8,8 @@ import pytest
 from tests.cli.conftest import Keelway
 from tests.cli.test_check import CHECK, pushed, shop
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 __all__ = ["pushed", "shop"]
 
 

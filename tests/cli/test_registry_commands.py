@@ -16,6 +16,8 @@ from keelway.artifacts.signing import SigningKey
 from keelway.clock import SystemClock
 from keelway.registry.store import Registry
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 COMMANDS = ("rollback", "archive", "restore", "history", "gc", "alias set", "alias list", "alias remove")
 
 

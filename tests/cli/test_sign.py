@@ -10,6 +10,8 @@ from tests.cli.conftest import Keelway
 
 from keelway.artifacts.signing import SigningKey
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 KEY = SigningKey.generate()
 PUSH = ("push", "leads", "model.joblib", "--sample", "sample.csv", "--target", "bought", "--trust-pickle")
 

@@ -17,6 +17,8 @@ from sklearn.linear_model import LogisticRegression
 if TYPE_CHECKING:
     from tests.cli.conftest import Keelway, Ran
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 Pushed = Callable[..., "Ran"]
 
 
