@@ -91,7 +91,7 @@ def left(asked: Line) -> Mapping[str, Any]:
 ROWS = st.sampled_from([USUAL, USUAL, USUAL, STRANGE, OLD, MISSING, (58.0, 58.0), (1e30, 2.0)])
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.sampled_from(POLICIES), st.lists(st.lists(ROWS, min_size=1, max_size=3), min_size=1, max_size=9))
 def test_each_request_of_a_turn_is_answered_counted_and_recorded_as_if_it_came_alone(
     policy: Policy, requests: list[list[Row]]
