@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
+import msgspec
+
 from keelway.clock import Clock
 from keelway.contract.names import fold
 from keelway.errors import RateLimited, Unavailable
@@ -29,7 +31,7 @@ _SPENT: Final = 16_384
 _BEHIND: Final = 256
 
 
-class _Counter(NamedTuple):
+class _Counter(msgspec.Struct, frozen=True, eq=False):
     """One rule and its use in this process."""
 
     rule: Rule
@@ -40,12 +42,14 @@ class _Counter(NamedTuple):
     ceiling: int
 
 
-class _Plan(NamedTuple):
-    """What is done for requests to one model: its folded name, and the rules that are for it."""
+class _Plan(msgspec.Struct, frozen=True):
+    """What is done for requests to one model: its folded name, and the rules that are for it. ``only`` is the one rule
+    of most servers, if it was counted when the request entered."""
 
     model: str
     late: Sequence[_Counter]
     early: Sequence[_Counter]
+    only: _Counter | None
 
 
 #: What is to be counted: of which rule, for whom, and how much.
@@ -147,6 +151,9 @@ class RateLimiter:
         if nobody can say."""
         plan = self._plans.get(model) or self._plan(model)
         now = self._now()
+        if (only := plan.only) is not None:
+            remaining = only.ceiling - only.windows.used(only.subject(principal, peer, ""), now)
+            return only.field % (remaining - 1, only.windows.ends - now + 1)
         if self._store is not None and plan.late:
             wanted = [
                 (counter, counter.subject(principal, peer, plan.model), rows if counter.counts_rows else 1)
@@ -179,7 +186,8 @@ class RateLimiter:
             for counter in self._counters
             if counter not in self._early and (not counter.rule.model or counter.rule.model == model)
         ]
-        plan = self._plans[name] = _Plan(model, late, self._early)
+        only = self._early[0] if len(self._early) == 1 and not late else None
+        plan = self._plans[name] = _Plan(model, late, self._early, only)
         return plan
 
     async def close(self) -> None:
