@@ -8,6 +8,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from threading import Barrier, Event, Thread
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from keelway.artifacts.manifest import FileEntry, Manifest
 from keelway.artifacts.materialise import put_manifest
 from keelway.contract.signature import Feature, ModelSignature
 from keelway.errors import FailedPrecondition, Unavailable
+from keelway.registry import collection
 from keelway.registry.collection import Collected
 from keelway.registry.models import ModelVersion
 from keelway.registry.references import references, require_stored
@@ -191,6 +193,22 @@ def test_an_archived_member_of_a_pipeline_in_use_is_never_released(registry: Reg
     assert (told.versions, told.blobs) == ((), 0)
     assert registry.restore("member", "1.0.0", who="ann", why="x").state == "available"
     require_stored(store, pipeline)
+
+
+def test_the_database_waits_for_no_manifest_that_a_distant_store_has(
+    registry: Registry, store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in (b"one", b"two", b"three"):
+        push(registry, store, put(store, text))
+    held, references = [], collection.references
+
+    def read(*arguments: Any) -> frozenset[str]:
+        held.append(registry._engine.pool.checkedout())  # type: ignore[attr-defined]
+        return references(*arguments)
+
+    monkeypatch.setattr(collection, "references", read)
+    assert collect(registry, store).blobs == 0
+    assert held == [0, 0, 0]
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])

@@ -9,6 +9,7 @@ the two meet, no version is left without its files.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,8 @@ from keelway.registry.schema import versions
 if TYPE_CHECKING:
     from keelway.artifacts.blobs import BlobStore, Stored
 
+#: Manifests that are read at once.
+_AT_ONCE: Final = 16
 #: How long the lock is held at a time, in seconds: pushes and promotions wait so long.
 _TURN_SECONDS: Final = 1.0
 
@@ -75,8 +78,7 @@ class Collection:
         check_text(why, "why")
         before = self._clock.now() - grace
         known = _Known(blobs)
-        with reading(self._engine) as connection:
-            known.look(connection)
+        known.begin(self._engine)
         released = known.release() if archived else ()
         if released and not dry_run:
             released = self._release(known, who, why)
@@ -138,13 +140,22 @@ class _Known:
         self._token: int | None = None
         self._of: dict[tuple[str, str], frozenset[str]] = {}
 
+    def begin(self, engine: sa.Engine) -> None:
+        """A first look. Manifests are read when the transaction is over: there may be many, in a distant store."""
+        with reading(engine) as connection:
+            now, holdings = token(connection), tuple(_holdings(connection))
+        self._learn(now, holdings)
+
     def look(self, connection: sa.Connection) -> None:
         """Learn what there is now; nothing is read if nothing has changed since the last look."""
         now = token(connection)
         if now != self._token:
-            self.holdings = tuple(_holdings(connection))
-            self.live = self._referred(self.holdings)
-            self._token = now
+            self._learn(now, tuple(_holdings(connection)))
+
+    def _learn(self, now: int, holdings: tuple[_Holding, ...]) -> None:
+        with ThreadPoolExecutor(_AT_ONCE) as reading_manifests:
+            self.live = frozenset().union(*reading_manifests.map(self._references, holdings))
+        self.holdings, self._token = holdings, now
 
     def release(self) -> tuple[str, ...]:
         """The archived versions whose model no other version refers to; from now on, what they refer to is garbage."""
