@@ -12,7 +12,7 @@ TORCH := 2.13.0
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 # Most tests wait for a process of their own: two go on at once, the tests of a file one after the other. To debug one:
-# make test ARGS="-n 0 --pdb tests/test_app.py"
+# make test ARGS="-n 0 --pdb tests/test_app.py". The slow ones load the whole machine by themselves.
 SPREAD := -n 2 --dist loadfile
 export UV_PYTHON_DOWNLOADS := never
 # Trust whom the machine trusts, as behind a company's proxy; without such a list uv brings its own.
@@ -45,7 +45,7 @@ test-slow: $(VENV)/.installed $(VENV)/.demo $(VENV)/.models ## the rest of the t
 	@command -v wrk >/dev/null && command -v h2load >/dev/null || { echo "make test-slow tries the benchmark: apt-get install wrk nghttp2-client"; exit 1; }
 	@command -v curl >/dev/null || { echo "make test-slow calls the server with curl: apt-get install curl"; exit 1; }
 	@command -v npm >/dev/null || { echo "make test-slow calls the server from JavaScript: apt-get install nodejs npm"; exit 1; }
-	$(BIN)/pytest -m slow $(SPREAD) $(ARGS)
+	$(BIN)/pytest -m slow $(ARGS)
 
 check: $(VENV)/.installed ## format, lint, types, dependency rule, generated files
 	$(BIN)/ruff format --check .
