@@ -85,9 +85,8 @@ def storing(folder: Path, size: int) -> Measured:
 
     def copy() -> float:
         began = time.perf_counter()
-        with source.open("rb") as original, (folder / "copy").open("wb") as target:
-            shutil.copyfileobj(original, target, 4 * MIB)
-            target.flush()
+        shutil.copyfile(source, folder / "copy")  # the system copies, nothing comes into this process
+        with (folder / "copy").open("rb+") as target:
             os.fsync(target.fileno())
         took = time.perf_counter() - began
         (folder / "copy").unlink()
