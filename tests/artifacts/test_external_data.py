@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from keelway.artifacts.external_data import THRESHOLD, move_weights
+from keelway.artifacts.external_data import THRESHOLD, move_weights, outline
 from keelway.artifacts.onnx_files import external_locations
 from keelway.errors import CorruptArtifact, KeelwayError
 
@@ -95,6 +95,23 @@ def test_weights_begin_at_pages_so_that_they_can_be_mapped(tmp_path: Path) -> No
     offsets = [int(place["offset"]) for place in places if place]
     assert len(offsets) == 2
     assert all(offset % 4096 == 0 for offset in offsets)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_outline_holds_everything_but_the_weights(tmp_path: Path, packed: bool) -> None:
+    model = dense(packed=packed)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    size = outline(tmp_path / "model.onnx", tmp_path / "light.onnx", tmp_path / "light.weights")
+    assert size == 2 * LARGE * LARGE * 4
+    assert (tmp_path / "light.onnx").stat().st_size < 5_000
+    hole = (tmp_path / "light.weights").stat()
+    assert (hole.st_size, hole.st_blocks) == ((tmp_path / "model.onnx").stat().st_size, 0)
+    onnx.checker.check_model(str(tmp_path / "light.onnx"))
+    light = onnx.load(tmp_path / "light.onnx", load_external_data=False)
+    assert [tensor.dims for tensor in light.graph.initializer] == [tensor.dims for tensor in model.graph.initializer]
+    for one in (light, model):
+        del one.graph.initializer[:]
+    assert light == model
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_family_is_converted_with_proof_or_kept_exactly(family: Family, tmp_pa
     assert report.format == ("skops" if family.name in KEPT_EXACT else "onnx")
     assert [feature.name for feature in prepared.signature.features] == list(sample.columns)
     if report.format == "onnx":
-        model = onnx.load(prepared.folder / "model.onnx")
+        model = onnx.load(prepared.file("model.onnx"))
         packed = {"numbers": 1}.get(family.data, len(prepared.signature.inputs))
         assert len(model.graph.input) == packed  # one tensor per datatype, however many columns
         assert report.speedup is not None

@@ -15,8 +15,9 @@ from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression
 from tests.publish.conftest import Push
 
+from keelway.artifacts.blobs import BlobStore
 from keelway.contract.signature import validate_signature
-from keelway.errors import CorruptArtifact, InvalidInput, KeelwayError
+from keelway.errors import CorruptArtifact, FailedPrecondition, InvalidInput, KeelwayError
 from keelway.publish import onnx_file
 from keelway.publish.onnx_signature import describe
 
@@ -72,7 +73,7 @@ def test_a_zipmap_becomes_a_tensor_of_probabilities(
     ]
     assert (signature.labels, signature.task) == ((0, 1), "classification")
     assert (signature.label_output, signature.probability_output) == ("output_label", "probabilities")
-    session = onnxruntime.InferenceSession(prepared.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(prepared.file("model.onnx"), providers=["CPUExecutionProvider"])
     before = onnxruntime.InferenceSession(classifier, providers=["CPUExecutionProvider"])
     given = sample.to_numpy(np.float32)[:5]
     maps = before.run(None, {"X": given})[1]
@@ -98,7 +99,8 @@ def test_without_a_sample_the_tensors_are_the_features(push: Push, tmp_path: Pat
     assert [(f.name, f.shape, f.nullable) for f in prepared.signature.features] == [("x", (3,), True)]
     assert prepared.signature.batched
     assert prepared.baseline is None
-    assert (prepared.folder / "model.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
+    assert prepared.file("model.onnx") == tmp_path / "model.onnx"
+    assert list(prepared.folder.iterdir()) == []
 
 
 def test_a_fixed_batch_of_one_stays_unbatched_and_may_have_columns(push: Push, tmp_path: Path) -> None:
@@ -195,8 +197,64 @@ def external(folder: Path, location: str) -> Path:
 def test_external_data_comes_along(push: Push, tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
     prepared = push(external(tmp_path, "weights.bin"), None)
-    assert sorted(path.name for path in prepared.folder.iterdir()) == ["model.onnx", "weights.bin"]
-    assert prepared.report.size > 16
+    assert prepared.in_place is not None
+    stored = prepared.in_place.store(BlobStore.open(tmp_path / "artifacts"))
+    assert [(entry.path, entry.size) for entry in stored if entry.path != "model.onnx"] == [("weights.bin", 16)]
+    assert prepared.report.size == sum(entry.size for entry in stored) > 16
+
+
+def test_a_model_that_is_written_to_while_it_is_pushed_is_refused(push: Push, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    prepared = push(external(tmp_path, "weights.bin"), None)
+    assert prepared.in_place is not None
+    (tmp_path / "weights.bin").write_bytes(bytes(16))
+    with pytest.raises(FailedPrecondition, match="written to while it was pushed"):
+        prepared.in_place.store(BlobStore.open(tmp_path / "artifacts"))
+
+
+def test_external_data_called_as_the_model_will_be_is_refused(push: Push, tmp_path: Path) -> None:
+    weights = tmp_path / "other" / "model.onnx"
+    weights.parent.mkdir()
+    path = external(tmp_path, "model.onnx").rename(weights.parent / "mine.onnx")
+    weights.write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    with pytest.raises(InvalidInput, match=r"external data of the model is called model\.onnx"):
+        push(path, None)
+
+
+@pytest.mark.parametrize("zipmap", [False, True])
+def test_large_weights_are_read_by_onnx_runtime_alone(
+    push: Push, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipmap: bool
+) -> None:
+    """Of a model that is stored as it is; one that is rewritten is read, and answers as before."""
+    scores = "map" if zipmap else "y"
+    weights = numpy_helper.from_array(np.full((2, 20_000), 0.5, np.float32), "weights")
+    nodes = [helper.make_node("MatMul", ["x", "weights"], ["wide"])]
+    nodes += [helper.make_node("ReduceSum", ["wide"], ["y"], keepdims=1)]
+    outputs: Tensors = {"y": (TensorProto.FLOAT, [1, 1])}
+    if zipmap:
+        nodes += [helper.make_node("ZipMap", ["y"], ["map"], domain="ai.onnx.ml", classlabels_strings=["yes"])]
+    path = saved(tmp_path, nodes, {"x": (TensorProto.FLOAT, [1, 2])}, outputs, weights)
+    model = onnx.load(path)
+    if zipmap:
+        kind = helper.make_sequence_type_proto(
+            helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+        )
+        model.graph.output[0].CopyFrom(helper.make_value_info(scores, kind))
+    onnx.save(model, path)
+    read: list[int] = []
+    whole = onnx.load
+
+    def load(file: str, **options: Any) -> Any:
+        read.append(Path(file).stat().st_size)
+        return whole(file, **options)
+
+    monkeypatch.setattr(onnx, "load", load)
+    prepared = push(path, None)
+    assert read[0] < 2_000
+    assert len(read) == 1 + zipmap
+    assert prepared.report.size > weights.ByteSize()
+    session = onnxruntime.InferenceSession(prepared.file("model.onnx"), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.ones((1, 2), np.float32)})[0].ravel() == pytest.approx([20_000.0])
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "link.bin", "absent.bin"])

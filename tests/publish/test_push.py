@@ -48,7 +48,7 @@ Table = tuple[pd.DataFrame, Array]
 
 def served(prepared: Prepared, sample: pd.DataFrame) -> dict[str, Array]:
     """What the stored ONNX model answers to ``sample``, asked without keelway."""
-    session = onnxruntime.InferenceSession(prepared.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(prepared.file("model.onnx"), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     packed = tensors(rows_of(sample), prepared.signature.inputs)
     return dict(zip(names, session.run(names, packed), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tests.steps import write_model
 
 from keelway.artifacts.blobs import BlobStore
 from keelway.errors import AlreadyExists, FailedPrecondition, Overtaken
-from keelway.publish import running
+from keelway.publish import lineage, running
 from keelway.publish.golden import golden_of
 from keelway.publish.release import Source, release
 from keelway.registry.models import ModelVersion
@@ -87,6 +88,37 @@ def test_equivalent_predictions_are_a_patch_and_others_a_minor_version(push: Pus
     assert (alike.version, rules(alike)) == ("1.0.1", ["equivalent"])
     other = push(1.0, 2.1)
     assert (other.version, rules(other)) == ("1.1.0", ["predictions_differ", "predictions_differ"])
+
+
+def test_a_model_is_loaded_once_however_often_a_push_asks_it(push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+    push(1.0, 2.0)
+    loaded: list[str] = []
+    laid_out: list[str] = []
+    loader, materialise = running.runtime_loader, running.materialise
+
+    def loading(name: str) -> Any:
+        loaded.append(name)
+        return loader(name)
+
+    def laying_out(blobs: BlobStore, manifest: Any, folder: Path) -> None:
+        laid_out.append(folder.name)
+        materialise(blobs, manifest, folder)
+
+    monkeypatch.setattr(running, "runtime_loader", loading)
+    monkeypatch.setattr(running, "materialise", laying_out)
+    assert rules(push(1.0, 3.0)) == ["predictions_differ"]  # asked for its own golden sample, and beside the other's
+    assert (loaded, len(laid_out)) == (["onnx"], 1)
+
+
+def test_a_file_that_is_stored_as_it_is_is_hashed_once(
+    push: Push, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path | None] = []
+    monkeypatch.setattr(lineage, "_hashed", read.append)
+    source = push(1.0, 2.0, sample=False).metadata["lineage"]["source"]
+    assert read == [None]  # the sample
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert source == {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
 def test_the_same_model_again_is_a_patch(push: Push) -> None:

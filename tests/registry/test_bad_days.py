@@ -43,7 +43,7 @@ SIGNATURE = ModelSignature(
 
 def convert(blobs, source, progress):
     manifest = Manifest(store_folder(blobs, source.file.parent), SIGNATURE, "onnx", {})
-    return manifest, {"format": "onnx"}, None, None, None
+    return manifest, {"format": "onnx"}, None, None, None, None
 
 release_module._convert = convert
 

@@ -6,7 +6,8 @@ Only bytes are moved: every other byte of the model stays as it is. A walk over 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -19,7 +20,7 @@ THRESHOLD: Final = 64 * 1024
 
 #: Weights begin at a page, so that they can be mapped.
 _PAGE: Final = 4096
-_CHUNK: Final = 16 * 1024 * 1024
+_CHUNK: Final = 256 * 1024
 
 _GRAPH, _INITIALIZER = 7, 5
 #: Fields of TensorProto: where its values lie,
@@ -46,20 +47,40 @@ def move_weights(source: Path, target: Path, weights: Path) -> int:
     ``CorruptArtifact`` if ``source`` is not an ONNX model.
     """
     with mapped(source) as data:
-        if not is_onnx(data):
-            raise CorruptArtifact("this is not an ONNX model")
-        graphs = [field for field in lengths(data, 0, len(data)) if field[0] == _GRAPH]
-        found = dict(_large(data, *graphs[0][2:])) if len(graphs) == 1 else {}
-        if not found:
-            return 0
-        offsets = _write_weights(data, list(found.values()), weights)
-        _, begin, first, last = graphs[0]
-        graph = list(_graph(data, first, last, found, offsets, weights.name))
-        model: list[_Part] = [(0, begin), _tag(_GRAPH, 2), _encoded(_size(graph)), *graph, (last, len(data))]
-        with open_new(target) as file:
-            for part in model:
-                _copy(data, part, file)
-        return sum(one.last - one.first for one in found.values())
+        return _without_weights(data, target, weights.name, partial(_write_weights, data, weights))
+
+
+def outline(source: Path, target: Path, weights: Path) -> int:
+    """As ``move_weights``, but the values stay where they are: ``weights`` is a hole, as large as ``source``. That is
+    enough to look at a model without reading its weights."""
+
+    def places(found: Sequence[_Weights]) -> list[int]:
+        with open_new(weights) as file:
+            file.truncate(source.stat().st_size)
+        return [one.first for one in found]
+
+    with mapped(source) as data:
+        return _without_weights(data, target, weights.name, places)
+
+
+def _without_weights(
+    data: Buffer, target: Path, location: str, put: Callable[[Sequence[_Weights]], Sequence[int]]
+) -> int:
+    """Write the model without its large weights, for which ``put`` finds places in the file ``location``."""
+    if not is_onnx(data):
+        raise CorruptArtifact("this is not an ONNX model")
+    graphs = [field for field in lengths(data, 0, len(data)) if field[0] == _GRAPH]
+    found = dict(_large(data, *graphs[0][2:])) if len(graphs) == 1 else {}
+    if not found:
+        return 0
+    offsets = put(list(found.values()))
+    _, begin, first, last = graphs[0]
+    graph = list(_graph(data, first, last, found, offsets, location))
+    model: list[_Part] = [(0, begin), _tag(_GRAPH, 2), _encoded(_size(graph)), *graph, (last, len(data))]
+    with open_new(target) as file:
+        for part in model:
+            _copy(data, part, file)
+    return sum(one.last - one.first for one in found.values())
 
 
 def _large(data: Buffer, start: int, end: int) -> Iterator[tuple[int, _Weights]]:
@@ -85,7 +106,7 @@ def _values(data: Buffer, start: int, end: int) -> _Weights | None:
     return weights if weights.last - weights.first >= THRESHOLD else None
 
 
-def _write_weights(data: Buffer, found: list[_Weights], path: Path) -> list[int]:
+def _write_weights(data: Buffer, path: Path, found: Sequence[_Weights]) -> list[int]:
     """Write the values one after the other, each at a page of its own; answers where."""
     offsets = []
     with open_new(path) as file:
@@ -97,7 +118,7 @@ def _write_weights(data: Buffer, found: list[_Weights], path: Path) -> list[int]
 
 
 def _graph(
-    data: Buffer, start: int, end: int, found: dict[int, _Weights], offsets: list[int], location: str
+    data: Buffer, start: int, end: int, found: dict[int, _Weights], offsets: Sequence[int], location: str
 ) -> Iterator[_Part]:
     places = dict(zip(found, offsets, strict=True))
     copied = start

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -90,15 +90,17 @@ def store_folder(store: BlobStore, folder: Path) -> tuple[FileEntry, ...]:
     folder (its content could change under another name), ``CorruptArtifact`` for a path no artifact may have,
     ``NotFound`` if there is no such folder.
     """
-    found = _regular_files(folder)
+    return store_files(store, {path: folder / path for path in _regular_files(folder)})
+
+
+def store_files(store: BlobStore, files: Mapping[str, Path]) -> tuple[FileEntry, ...]:
+    """Store each of ``files`` under its path in the artifact; answers their entries, sorted by path. Raises
+    ``InvalidInput`` for a link, a device or a pipe, ``CorruptArtifact`` for a path no artifact may have."""
     paths = PathSet()
-    for path in found:
+    for path in files:
         paths.add_file(path)
-    return tuple(
-        FileEntry(path=path, sha256=entry.sha256, size=entry.size)
-        for path in sorted(found)
-        for entry in (store.put_file(folder / path),)
-    )
+    stored = {path: store.put_file(files[path]) for path in sorted(files)}
+    return tuple(FileEntry(path=path, sha256=entry.sha256, size=entry.size) for path, entry in stored.items())
 
 
 def _regular_files(folder: Path) -> list[str]:

@@ -17,8 +17,8 @@ from keelway.artifacts.materialise import read_manifest
 from keelway.contract.compatibility import Promise, Reason
 from keelway.errors import KeelwayError
 from keelway.publish.behaviour import all_refused, behaviour_reasons, compare_answers, in_words, tolerance_of, unknown
-from keelway.publish.golden import Columns, Golden, choose, fitted, golden_of
-from keelway.publish.running import Answered, ask_stored
+from keelway.publish.golden import Golden, choose, fitted, golden_of
+from keelway.publish.running import Ask
 from keelway.registry.standing import LiveVersion
 
 if TYPE_CHECKING:
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """The new version: its ``manifest``, stored as ``digest``, and the ``report`` of its proof. ``allowed_python``
-    (``None``: all of it) and ``trusted_types`` are the consent of whoever pushes it."""
+    """The new version: its ``manifest``, stored as ``digest``, the ``report`` of its proof, and how it is asked."""
 
     blobs: BlobStore
     manifest: Manifest
     digest: str
     report: Mapping[str, Any]
-    allowed_python: frozenset[str] | None
-    trusted_types: frozenset[str]
+    ask: Ask
     progress: Callable[[str], None]
     _judged: dict[tuple[str, str], Sequence[Reason]] = field(default_factory=dict)
 
@@ -48,7 +46,7 @@ class Judge:
             return None, "none: the sample does not hold what the model's inputs take"
         self.progress("keeping a golden sample")
         try:
-            found = self._ask(rows)
+            found = self.ask(rows)
         except KeelwayError as error:
             return None, f"none: {error.message}"
         if not found.accepted.any():
@@ -78,7 +76,7 @@ class Judge:
             if rows is None:
                 return unknown("its golden sample lacks what the new version needs")
             self.progress(f"comparing the answers with those of {live.version.version}")
-            found = self._ask(rows)
+            found = self.ask(rows)
             if not found.accepted.any():
                 return all_refused(len(golden))
             tolerance = tolerance_of(_tolerance(live.version.report), _tolerance(self.report))
@@ -86,15 +84,6 @@ class Judge:
             return behaviour_reasons(beside)
         except KeelwayError as error:
             return unknown(in_words(error))
-
-    def _ask(self, rows: Columns) -> Answered:
-        return ask_stored(
-            self.blobs,
-            self.digest,
-            rows,
-            allowed_python=self.allowed_python,
-            trusted_types=self.trusted_types,
-        )
 
 
 def _tolerance(report: Mapping[str, Any]) -> float:

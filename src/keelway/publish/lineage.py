@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from keelway import __version__
+from keelway.artifacts.manifest import FileEntry
 from keelway.errors import InvalidInput
 
 #: Names, or patterns of names, of files that say exactly which libraries a project was made with, those that say most
@@ -61,17 +62,17 @@ _GIT: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.untrackedCache=f
 
 
 def collect(
-    file: Path | None, sample: Path | None, given: Mapping[str, Any], *, folder: Path | None = None
+    file: Path | FileEntry | None, sample: Path | None, given: Mapping[str, Any], *, folder: Path | None = None
 ) -> dict[str, Any]:
-    """The lineage of a push, as JSON values. ``given`` is what ``parse_given`` has read; ``folder`` is where the
-    project is looked for, the current one if ``None``."""
+    """The lineage of a push, as JSON values. ``file`` may be what is known of it already; ``given`` is what
+    ``parse_given`` has read; ``folder`` is where the project is looked for, the current one if ``None``."""
     where = (folder or Path.cwd()).absolute()
     root = _git(where, "rev-parse", "--show-toplevel")
     found: dict[str, Any] = {
         "code": _code(where),
         "lockfile": _lockfile(where, Path(root) if root else where),
         "data": _hashed(sample),
-        "source": _hashed(file),
+        "source": {"sha256": file.sha256, "size": file.size} if isinstance(file, FileEntry) else _hashed(file),
         "libraries": _libraries(),
         **given,
     }

@@ -1,24 +1,28 @@
-"""An ONNX file that is pushed: checked, its ZipMap outputs turned into tensors, copied with its external data.
+"""An ONNX file that is pushed: checked, its ZipMap outputs turned into tensors, stored with its external data.
 
 A model that keelway converts itself passes the same check. Nothing is optimised or rounded: what was exported is what
-is served. ``push.py`` and ``sklearn_file.py`` call it.
+is served. Large weights, which may be most of it, are read by ONNX Runtime alone. ``push.py`` and ``sklearn_file.py``
+call it.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from keelway.artifacts.external_data import outline
 from keelway.artifacts.onnx_files import confine
 from keelway.contract.baseline import observe
 from keelway.contract.signature import ModelSignature
 from keelway.contract.tensors import signature_from_tensors
 from keelway.errors import CorruptArtifact, FailedPrecondition, InvalidInput, PayloadTooLarge
 from keelway.ports import RuntimeOptions
+from keelway.publish.in_place import InPlace
 from keelway.publish.onnx_signature import with_labels, with_sample
 from keelway.publish.proving import micros
 from keelway.publish.report import ConversionReport, Prepared
@@ -53,12 +57,16 @@ def prepare_onnx(file: Path, sample: pd.DataFrame | None, workspace: Path, progr
     """
     file = file.resolve()
     progress(f"checking {file.name}")
+    as_it_is = InPlace.of(_files(file))
     model = check_model(file)
     labels, probabilities = _without_zipmaps(model)
     _check_tensors(model)
     folder = workspace / "artifact"
-    _copy(file, model if probabilities else None, folder)
-    runtime = OnnxRuntime(folder / MODEL, RuntimeOptions())
+    folder.mkdir()
+    in_place = None if probabilities else as_it_is
+    if in_place is None:
+        _rewrite(as_it_is.files, folder)
+    runtime = OnnxRuntime(file if in_place else folder / MODEL, RuntimeOptions())
     try:
         signature = with_labels(signature_from_tensors(runtime.inputs, runtime.outputs), labels, probabilities)
         rows: Rows | None = None
@@ -74,18 +82,28 @@ def prepare_onnx(file: Path, sample: pd.DataFrame | None, workspace: Path, progr
         source="an ONNX model",
         reason="pushed as ONNX" + (", its maps of probabilities rewritten as tensors" if probabilities else ""),
         tolerance=0.0,
-        size=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        size=in_place.size if in_place else InPlace.of({path: folder / path for path in as_it_is.files}).size,
         framework=model.producer_name,
         versions={"opset" if not entry.domain else entry.domain: str(entry.version) for entry in model.opset_import},
         sample_rows=0 if rows is None else len(rows),
         micros_after=took,
     )
     baseline = None if sample is None else observe(sample, signature.features)
-    return Prepared(folder, signature, baseline, "onnx", {}, report)
+    return Prepared(folder, signature, baseline, "onnx", {}, report, in_place=in_place)
+
+
+def _files(file: Path) -> dict[str, Path]:
+    """The model and its external data, by what they are called in the artifact."""
+    beside = {location: file.parent / location for location in confine(file, file.parent)}
+    if beside.get(MODEL, file) != file:
+        raise InvalidInput(
+            f"external data of the model is called {MODEL}, as the model itself will be", field="file", hint="rename it"
+        )
+    return {**beside, MODEL: file}
 
 
 def check_model(file: Path) -> ModelProto:
-    """The model in ``file``, without its external data, after every check that needs no runtime.
+    """The model in ``file``, without external data and large weights, after every check that needs no runtime.
 
     Raises ``CorruptArtifact``, ``InvalidInput`` or ``PayloadTooLarge``; ``FailedPrecondition`` without ``onnx``.
     """
@@ -102,9 +120,12 @@ def check_model(file: Path) -> ModelProto:
     if sum((file.parent / location).stat().st_size for location in external) > MAX_EXTERNAL_BYTES:
         raise PayloadTooLarge("the external data of the ONNX file is larger than 64 GiB", field="file")
     try:
-        model = onnx.load(str(file), load_external_data=False)
-        _check_domains(model)
-        check_model(str(file))
+        with TemporaryDirectory(prefix="keelway-check-") as folder:
+            light = Path(folder) / MODEL
+            looked_at = str(light if not external and outline(file, light, light.with_suffix(".weights")) else file)
+            model = onnx.load(looked_at, load_external_data=False)
+            _check_domains(model)
+            check_model(looked_at)
     except ValidationError as error:
         raise CorruptArtifact(
             f"this is no valid ONNX model: {_first_line(error)}", field="file", hint="export it again"
@@ -192,15 +213,16 @@ def _free_name(graph: GraphProto, source: str, old: str) -> str:
     return old
 
 
-def _copy(file: Path, changed: ModelProto | None, folder: Path) -> None:
-    folder.mkdir()
-    if changed is None:
-        shutil.copyfile(file, folder / MODEL)
-    else:
-        (folder / MODEL).write_bytes(changed.SerializeToString())
-    for location in confine(file, file.parent):
-        (folder / location).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file.parent / location, folder / location)
+def _rewrite(files: Mapping[str, Path], folder: Path) -> None:
+    """The model without ZipMaps, and its external data, in ``folder``."""
+    import onnx
+
+    model = onnx.load(str(files[MODEL]), load_external_data=False)
+    _without_zipmaps(model)
+    (folder / MODEL).write_bytes(model.SerializeToString())
+    for path in files.keys() - {MODEL}:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(files[path], folder / path)
 
 
 def _tried(runtime: OnnxRuntime, signature: ModelSignature, rows: Rows | None) -> float | None:

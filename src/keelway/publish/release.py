@@ -19,7 +19,7 @@ import msgspec
 from keelway.artifacts.archives import extract
 from keelway.artifacts.blobs import BlobStore
 from keelway.artifacts.formats import Format, detect
-from keelway.artifacts.manifest import Manifest
+from keelway.artifacts.manifest import FileEntry, Manifest
 from keelway.artifacts.materialise import put_manifest, store_folder
 from keelway.artifacts.statement import SignaturePolicy
 from keelway.contract.anomaly import MIN_HELD_OUT, Detector
@@ -36,6 +36,7 @@ from keelway.publish.golden import GOLDEN
 from keelway.publish.judging import Judge
 from keelway.publish.lineage import collect
 from keelway.publish.report import Prepared
+from keelway.publish.running import asking
 from keelway.registry.models import ModelVersion
 from keelway.registry.references import require_stored
 from keelway.registry.store import Registry, Signing
@@ -126,40 +127,44 @@ def release(
         baseline: Baseline | None = None
         detector: Detector | None = None
         features, _ = _apart(_sample(source, progress), source.target)
+        known: FileEntry | None = None
     else:
-        manifest, report, baseline, detector, features = _convert(blobs, source, progress)
+        manifest, report, baseline, detector, features, known = _convert(blobs, source, progress)
     validate_signature(manifest.signature)
     digest = put_manifest(blobs, manifest)
     consent = None if source.trust_pickle or source.factory else frozenset[str]()
     trusted = source.trusted_types | frozenset(report.get("untrusted_types", ()))
-    judge = Judge(blobs, manifest, digest, report, consent, trusted, progress)
-    golden, report["golden"] = judge.keep_golden(features) if source.golden else (None, "none: --no-golden was said")
-    metadata: dict[str, Any] = {"lineage": collect(source.file, source.sample, source.lineage)}
-    if golden is not None:
-        metadata[GOLDEN] = golden
-    further = [*([golden] if golden else []), *(detector.blobs if detector else ())]
-    for _ in range(_ATTEMPTS):
-        standing = registry.standing(name)
-        bump = None
-        if declared is None or declared not in map(Version.parse, standing.numbers):
-            bump = compute(standing, Promise(manifest.signature), declared, judge.promise_of, judge.behave)
-        progress("registering")
-        with suppress(Overtaken):
-            return registry.push(
-                name,
-                bump.version if bump else version,  # one that is there is the same, or taken: the registry tells
-                digest,
-                report=report,
-                baseline=baseline,
-                detector=detector,
-                metadata=metadata | ({"bump": msgspec.to_builtins(bump)} if bump else {}),
-                stored=partial(require_stored, blobs, digest, *further),
-                sign=sign,
-                decided_on=standing,
-                who=who,
-                why=why,
-            )
-        progress("the model was changed meanwhile: comparing anew")
+    with asking(blobs, digest, allowed_python=consent, trusted_types=trusted) as ask:
+        judge = Judge(blobs, manifest, digest, report, ask, progress)
+        golden, report["golden"] = (
+            judge.keep_golden(features) if source.golden else (None, "none: --no-golden was said")
+        )
+        metadata: dict[str, Any] = {"lineage": collect(known or source.file, source.sample, source.lineage)}
+        if golden is not None:
+            metadata[GOLDEN] = golden
+        further = [*([golden] if golden else []), *(detector.blobs if detector else ())]
+        for _ in range(_ATTEMPTS):
+            standing = registry.standing(name)
+            bump = None
+            if declared is None or declared not in map(Version.parse, standing.numbers):
+                bump = compute(standing, Promise(manifest.signature), declared, judge.promise_of, judge.behave)
+            progress("registering")
+            with suppress(Overtaken):
+                return registry.push(
+                    name,
+                    bump.version if bump else version,  # one that is there is the same, or taken: the registry tells
+                    digest,
+                    report=report,
+                    baseline=baseline,
+                    detector=detector,
+                    metadata=metadata | ({"bump": msgspec.to_builtins(bump)} if bump else {}),
+                    stored=partial(require_stored, blobs, digest, *further),
+                    sign=sign,
+                    decided_on=standing,
+                    who=who,
+                    why=why,
+                )
+            progress("the model was changed meanwhile: comparing anew")
     raise Overtaken("the model is changed again and again", field="version", hint="push it when nobody else does")
 
 
@@ -202,7 +207,8 @@ def _apart(
 
 def _convert(
     blobs: BlobStore, source: Source, progress: Progress
-) -> tuple[Manifest, dict[str, Any], Baseline | None, Detector | None, pd.DataFrame | Path | None]:
+) -> tuple[Manifest, dict[str, Any], Baseline | None, Detector | None, pd.DataFrame | Path | None, FileEntry | None]:
+    """Also what is stored of the file itself, if it is stored as it is."""
     from keelway.publish.isolation import grow
     from keelway.publish.push import prepare, without_target
 
@@ -237,9 +243,9 @@ def _convert(
                 prepare_file=partial(prepare_file, trusted=True),
             )
         progress("storing the files")
-        manifest = Manifest(
-            store_folder(blobs, prepared.folder), prepared.signature, prepared.runtime, prepared.options
-        )
+        files = prepared.in_place.store(blobs) if prepared.in_place else store_folder(blobs, prepared.folder)
+        itself = prepared.in_place.entry_of(source.file, files) if prepared.in_place and source.file else None
+        manifest = Manifest(files, prepared.signature, prepared.runtime, prepared.options)
         if prepared.tokenized is not None:
             manifest = text_pipeline(prepared.tokenized.file, prepared.tokenized.options, manifest, blobs)
     report = msgspec.to_builtins(prepared.report)
@@ -253,7 +259,7 @@ def _convert(
         report["anomalies"] = described(detector, len(features))
         if source.isolation_forest and detector is None:
             raise _no_forest(anomaly_lines(report["anomalies"])[0])
-    return manifest, report, prepared.baseline, detector, features
+    return manifest, report, prepared.baseline, detector, features, itself
 
 
 def _unpacked(file: Path, folder: Path) -> Path:

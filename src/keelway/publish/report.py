@@ -15,6 +15,7 @@ import msgspec
 from keelway.contract.baseline import Baseline
 from keelway.contract.signature import ModelSignature
 from keelway.publish.anomalies import anomaly_lines
+from keelway.publish.in_place import InPlace
 from keelway.publish.proof import Comparison
 from keelway.runtimes.tokens import TokensOptions
 
@@ -91,7 +92,8 @@ class Tokenized:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A model ready to be stored: ``folder`` holds exactly its files; the caller makes the manifest of the rest.
+    """A model ready to be stored: ``folder`` holds exactly its files, or they are ``in_place``; the caller makes the
+    manifest of the rest.
 
     With ``tokenized`` it is stored as a pipeline, behind that tokenizer."""
 
@@ -102,6 +104,11 @@ class Prepared:
     options: dict[str, Any]
     report: ConversionReport
     tokenized: Tokenized | None = None
+    in_place: InPlace | None = None
+
+    def file(self, path: str) -> Path:
+        """Where the file lies that is ``path`` in the artifact."""
+        return self.in_place.files[path] if self.in_place else self.folder / path
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:

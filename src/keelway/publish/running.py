@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,6 +42,10 @@ class Answered:
     accepted: Array
 
 
+#: Asks a model.
+Ask = Callable[[Columns], Answered]
+
+
 def ask_stored(
     blobs: BlobStore,
     digest: str,
@@ -50,62 +54,88 @@ def ask_stored(
     allowed_python: frozenset[str] | None,
     trusted_types: frozenset[str],
 ) -> Answered:
-    """What the model ``digest`` answers to ``rows``; ``allowed_python`` are the digests whose code may run, ``None``
-    all that it consists of.
+    """What the model ``digest`` answers to ``rows``; the rest, and what it raises, is as in ``asking``."""
+    with asking(blobs, digest, allowed_python=allowed_python, trusted_types=trusted_types) as ask:
+        return ask(rows)
 
-    Raises ``KeelwayError`` if it cannot be loaded.
+
+@contextmanager
+def asking(
+    blobs: BlobStore, digest: str, *, allowed_python: frozenset[str] | None, trusted_types: frozenset[str]
+) -> Iterator[Ask]:
+    """Asks the model ``digest``, which is laid out and loaded once, when there is a first question. ``allowed_python``
+    are the digests whose code may run, ``None`` all that it consists of.
+
+    Asking raises ``KeelwayError`` if it cannot be loaded.
     """
-    with TemporaryDirectory(prefix="keelway-ask-") as folder:
-        workspace = Path(folder)
-        stored = read_manifests(blobs, digest)
-        for one, manifest in stored.items():
-            materialise(blobs, manifest, _folder(workspace, one))
-            (workspace / _key(one)).with_suffix(".json").write_bytes(manifest.to_bytes())
-        allowed = frozenset(stored) if allowed_python is None else allowed_python
-        if trusted_types or not {manifest.runtime for manifest in stored.values()} <= _DATA:
-            return _ask_apart(workspace, digest, rows, tuple(stored), allowed, trusted_types)
-        return answer(workspace, stored, digest, rows, RuntimeOptions(trusted_types=trusted_types))
-
-
-def answer(
-    workspace: Path, stored: Mapping[str, Manifest], digest: str, rows: Columns, options: RuntimeOptions
-) -> Answered:
-    """Load what lies in ``workspace`` and ask it. A batch that is refused is asked row by row."""
     with ExitStack() as closing:
+        workspace = Path(closing.enter_context(TemporaryDirectory(prefix="keelway-ask-")))
+        stored: dict[str, Manifest] = {}
+        loaded: list[Runtime] = []
 
-        def load(one: str) -> Runtime:
-            manifest = stored[one]
-            return runtime_loader(manifest.runtime)(_folder(workspace, one), one, manifest.options, options, load)
+        def ask(rows: Columns) -> Answered:
+            if not stored:
+                stored.update(_laid_out(blobs, digest, workspace))
+            if trusted_types or not {manifest.runtime for manifest in stored.values()} <= _DATA:
+                allowed = frozenset(stored) if allowed_python is None else allowed_python
+                return _ask_apart(workspace, digest, rows, tuple(stored), allowed, trusted_types)
+            if not loaded:
+                loaded.append(_load(workspace, stored, digest, RuntimeOptions()))
+                closing.callback(loaded[0].close)
+            return _answer(loaded[0], stored[digest].signature, rows)
 
-        runtime = load(digest)
-        closing.callback(runtime.close)
-        signature = stored[digest].signature
-        count = len(next(iter(rows.values())))
-        accepted = np.ones(count, bool)
-        if signature.batched:
-            try:
-                return Answered(_run(runtime, signature, rows), accepted)
-            except Exception:  # noqa: BLE001 - a model may raise anything for a row it does not like
-                accepted[:] = False
-        found: list[Columns] = []
-        for place in range(count):
-            try:
-                found.append(
-                    _run(runtime, signature, {name: column[place : place + 1] for name, column in rows.items()})
-                )
-                accepted[place] = True
-            except Exception:  # noqa: BLE001
-                accepted[place] = False
+        yield ask
+
+
+def _laid_out(blobs: BlobStore, digest: str, workspace: Path) -> dict[str, Manifest]:
+    manifests = read_manifests(blobs, digest)
+    for one, manifest in manifests.items():
+        if not _folder(workspace, one).exists():  # of a question that had no answer
+            materialise(blobs, manifest, _folder(workspace, one))
+        (workspace / _key(one)).with_suffix(".json").write_bytes(manifest.to_bytes())
+    return manifests
+
+
+def _load(workspace: Path, stored: Mapping[str, Manifest], digest: str, options: RuntimeOptions) -> Runtime:
+    """What lies in ``workspace``."""
+
+    def load(one: str) -> Runtime:
+        manifest = stored[one]
+        return runtime_loader(manifest.runtime)(_folder(workspace, one), one, manifest.options, options, load)
+
+    return load(digest)
+
+
+def _answer(runtime: Runtime, signature: ModelSignature, rows: Columns) -> Answered:
+    """A batch that is refused is asked row by row."""
+    count = len(next(iter(rows.values())))
+    accepted = np.ones(count, bool)
+    if signature.batched:
+        try:
+            return Answered(_run(runtime, signature, rows), accepted)
+        except Exception:  # noqa: BLE001 - a model may raise anything for a row it does not like
+            accepted[:] = False
+    found: list[Columns] = []
+    for place in range(count):
+        try:
+            found.append(_run(runtime, signature, {name: column[place : place + 1] for name, column in rows.items()}))
+            accepted[place] = True
+        except Exception:  # noqa: BLE001
+            accepted[place] = False
     return Answered(_joined(found, batched=signature.batched), accepted)
 
 
 def ask_child(request: StoredRequest, folder: Path) -> StoredResult:
-    """In the child: as ``answer``, from files and to files."""
+    """In the child: what ``_ask_apart`` asks, from files and to files."""
     stored = {digest: Manifest.from_bytes((folder / _key(digest)).with_suffix(".json").read_bytes(), digest)
               for digest in request.stored}  # fmt: skip
     rows, _ = unpack_columns((folder / exchange.ROWS).read_bytes())
     options = RuntimeOptions(allowed_python=request.allowed_python, trusted_types=request.trusted_types)
-    found = answer(folder, stored, request.digest, rows, options)
+    runtime = _load(folder, stored, request.digest, options)
+    try:
+        found = _answer(runtime, stored[request.digest].signature, rows)
+    finally:
+        runtime.close()
     (folder / exchange.ANSWERS).write_bytes(pack_columns(found.answers))
     return StoredResult(tuple(found.accepted.tolist()))
 
@@ -119,6 +149,8 @@ def _ask_apart(
     trusted_types: frozenset[str],
 ) -> Answered:
     (workspace / exchange.ROWS).write_bytes(pack_columns(rows))
+    for left in (exchange.FAILURE, exchange.RESULT, exchange.ANSWERS):  # by a question before
+        (workspace / left).unlink(missing_ok=True)
     exchange.write(workspace, exchange.REQUEST, StoredRequest(digest, stored, allowed, trusted_types))
     run_apart(workspace)
     accepted = np.array(exchange.read(workspace, exchange.RESULT, StoredResult).accepted, bool)

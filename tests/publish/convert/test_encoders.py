@@ -99,7 +99,7 @@ def test_an_imputer_fills_only_text_that_may_be_missing(sample: pd.DataFrame, ta
     assert prepared.report.format == "onnx"
     assert [feature.nullable for feature in prepared.signature.features] == [True, False]
     given = pd.DataFrame({"city": ["Oslo"], "plan": [""]})
-    runtime = OnnxRuntime(prepared.folder / "model.onnx", RuntimeOptions())
+    runtime = OnnxRuntime(prepared.file("model.onnx"), RuntimeOptions())
     answered = runtime.run(tensors(rows_of(given), prepared.signature.inputs), ["probabilities"])[0]
     assert answered == pytest.approx(pipeline.predict_proba(given), abs=1e-6)
 
