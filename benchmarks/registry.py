@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import sqlalchemy as sa
 
+from benchmarks.commands import KEELWAY, Process, in_turns
 from keelway.artifacts.blobs import BlobStore
 from keelway.clock import SystemClock
 from keelway.registry.schema import aliases, models, versions
@@ -127,30 +127,6 @@ print(peak() - before)
     return grown, grown <= GROWTH
 
 
-class Process(NamedTuple):
-    """What a process took, in seconds: of the processor, its own and the system's, and by the clock."""
-
-    cpu: float
-    wall: float
-
-
-def processes(folder: Path, commands: Sequence[Sequence[str]]) -> list[Process]:
-    """The median of some runs of each of ``commands``, in turns, with what Python has compiled kept in ``folder``."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
-
-    def run(command: Sequence[str]) -> Process:
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-        after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - began
-        return Process(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall)
-
-    for command in commands:
-        run(command)
-    rounds = [[run(command) for command in commands] for _ in range(2 * ROUNDS + 1)]
-    return [Process(*map(statistics.median, zip(*took, strict=True))) for took in zip(*rounds, strict=True)]
-
-
 def listing(folder: Path, count: int) -> tuple[Measured, Process, Process]:
     """The listing of ``count`` versions of a hundredth as many models; ``keelway models --json``; and a process that
     only imports SQLAlchemy."""
@@ -176,9 +152,8 @@ def listing(folder: Path, count: int) -> tuple[Measured, Process, Process]:
 
     ours, plain = best(registry.listing), best(one_by_one)
     registry.close()
-    code = "from keelway.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "models", "--json", "--store", url]
-    whole, floor = processes(folder, [command, [sys.executable, "-c", "import sqlalchemy"]])
+    command = [*KEELWAY, "models", "--json", "--store", url]
+    whole, floor = in_turns(folder, [command, [sys.executable, "-c", "import sqlalchemy"]], 2 * ROUNDS + 1)
     return Measured(f"list {count:,} versions", ours, plain, "< 0.5 s", ours < LIST), whole, floor
 
 

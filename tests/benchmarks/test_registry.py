@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import registry
+import pytest
+from benchmarks import pushing, registry
 from benchmarks.registry import MIB
 
 
@@ -27,3 +28,13 @@ def test_memory_does_not_grow_with_the_file_that_is_stored(tmp_path: Path) -> No
     grown, constant = registry.growth(tmp_path, 300 * MIB)
     assert constant
     assert grown < 64 * MIB
+
+
+@pytest.mark.slow
+def test_a_whole_push_is_measured_beside_a_copy_and_a_push_of_next_to_nothing(tmp_path: Path) -> None:  # S5
+    beside, inside, *others = pushing.measured(tmp_path, 2, rounds=1)
+    assert len(others) == 2
+    for found in (beside, inside, *others):
+        assert found.ours.wall > found.copy
+        assert "×   " in pushing.line(found)
+        assert found.ours.peak >= found.small.peak
