@@ -74,8 +74,8 @@ def test_bytes_come_back_by_either_spelling_of_their_digest(store: BlobStore) ->
 def test_every_length_around_the_chunk_size_comes_back(
     store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(blobs, "_CHUNK", 4)
-    monkeypatch.setattr(blobs, "_RANGE", 8)
+    for name, step in (("_PIECE", 3), ("_CHUNK", 4), ("_RANGE", 8)):
+        monkeypatch.setattr(blobs, name, step)
     data = os.urandom(size)
     (tmp_path / "file").write_bytes(data)
     entry = store.put_file(tmp_path / "file")

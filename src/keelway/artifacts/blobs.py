@@ -22,8 +22,10 @@ from keelway.artifacts.paths import open_new, open_regular
 from keelway.clock import Clock, SystemClock
 from keelway.errors import CorruptArtifact, FailedPrecondition, InvalidInput, KeelwayError, NotFound, Unavailable
 
-#: What is read, hashed and written at a time: in pieces of 4 MiB, writing a file takes Linux several times as long.
-_CHUNK: Final = 256 * 1024
+#: What is read and hashed at a time, and what is written at a time: in larger pieces, writing a file may take Linux
+#: several times as long.
+_CHUNK: Final = 1024 * 1024
+_PIECE: Final = 256 * 1024
 #: What is read at a time of a store elsewhere, where each piece is a request.
 _RANGE: Final = 4 * 1024 * 1024
 #: A blob that has been there for longer is written again when it is put, so that it is as new as what refers to it:
@@ -322,8 +324,8 @@ def _hash(chunks: Iterable[bytes], target: IO[bytes] | None = None) -> tuple[str
             hashing = beside.submit(hasher.update, chunk)
             size += len(chunk)
             if target is not None:
-                for start in range(0, len(chunk), _CHUNK):
-                    target.write(chunk[start : start + _CHUNK])
+                for start in range(0, len(chunk), _PIECE):
+                    target.write(memoryview(chunk)[start : start + _PIECE])
     return hasher.hexdigest(), size
 
 
