@@ -1,23 +1,34 @@
-"""A push on a bad day: killed at every step, on a full disk, beside another of the same version. Nothing is half
-visible afterwards, and the next push works. # S6
+"""A push on a bad day: killed at every step, on a full disk, beside another of the same version; and a database on its
+way to the schema of this keelway. Nothing is half visible afterwards, and the next push works. # S4 S6
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 from tests.registry.conftest import SQLITE
 from tests.registry.test_concurrency import together
+from tests.registry.test_migration import at_revision
 
 from keelway.artifacts.blobs import BlobStore
 from keelway.clock import Clock
-from keelway.registry.references import require_stored
+from keelway.registry import schema
+from keelway.registry.database import connect, writing
+from keelway.registry.references import references, require_stored
 from keelway.registry.store import Registry
+
+if TYPE_CHECKING:
+    from tests.objectstore import ObjectStore
+    from tests.postgresql import PostgreSQL
 
 #: A push as ``release`` makes it, of a model whose conversion does not matter here.
 PRELUDE = """
@@ -37,6 +48,7 @@ from keelway.registry.store import Registry
 from keelway.types import TensorSpec
 
 url, root = sys.argv[1], Path(sys.argv[2])
+artifacts = os.environ.get("ARTIFACTS", root / "artifacts")
 SIGNATURE = ModelSignature(
     (Feature("x", "FP32"),), (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),)
 )
@@ -57,14 +69,20 @@ def trained(name, content):
 def push(name, content, version=None, source=None):
     source = source or trained(name, content)
     registry = Registry.open(url, clock=SystemClock())
-    return release(registry, BlobStore.open(root / "artifacts"), name, version, source, who="ann", why="x")
+    return release(registry, BlobStore.open(artifacts), name, version, source, who="ann", why="x")
 """
 
-KILLED = (
-    PRELUDE
-    + """
+#: ``dying(after)`` has the process die by SIGKILL at the step ``after`` of all that write: into the store, to the disk,
+#: to the database.
+DYING = """
+import os, signal
+import sqlalchemy as sa
+from fsspec.implementations.local import LocalFileSystem
+from s3fs import S3FileSystem
+from keelway.artifacts import blobs as blobs_module
+from keelway.registry import migration
+
 def dying(after):
-    \"\"\"Die by SIGKILL at the step ``after`` of all that write: into the store, to the disk, to the database.\"\"\"
     steps = 0
     def step(*_):
         nonlocal steps
@@ -81,13 +99,24 @@ def dying(after):
         setattr(owner, name, stepping)
     around(blobs_module, "_hash")
     around(os, "fsync")
-    from fsspec.implementations.local import LocalFileSystem
     around(LocalFileSystem, "open")
     around(LocalFileSystem, "mv")
+    around(migration, "_write_ahead")
+    called = S3FileSystem._call_s3
+    async def calling(*arguments, **options):
+        step()
+        answer = await called(*arguments, **options)
+        step()
+        return answer
+    S3FileSystem._call_s3 = calling
     for event in ("before_cursor_execute", "after_cursor_execute", "commit"):
         sa.event.listen(sa.Engine, event, step)
-    return lambda: steps
+"""
 
+KILLED = (
+    PRELUDE
+    + DYING
+    + """
 Registry.open(url, clock=SystemClock()).close()
 after, results = 0, []
 while True:
@@ -95,7 +124,7 @@ while True:
     name = f"m{after}"
     child = os.fork()
     if child == 0:
-        count = dying(after)
+        dying(after)
         push(name, b"model %d" % after)
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -107,6 +136,26 @@ print(json.dumps(results))
 )
 
 AGAIN = PRELUDE + "print(json.dumps([push(name, b'model ' + name[1:].encode()).version for name in sys.argv[3:]]))"
+
+#: For each database and step that it reads: how a process has ended that brings the one to head, or dies at the other.
+MIGRATING = (
+    DYING
+    + """
+import sys
+import alembic.command
+from keelway.clock import SystemClock
+from keelway.registry.store import Registry
+
+for line in sys.stdin:
+    url, after = line.split()
+    child = os.fork()
+    if child == 0:
+        dying(int(after))
+        Registry.open(url, clock=SystemClock()).close()
+        os._exit(0)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+)
 
 ONE_VERSION = (
     PRELUDE.replace("Path(sys.argv[2])", "Path(os.environ['ROOT']) / sys.argv[2]").replace(
@@ -147,6 +196,15 @@ print(push("churn", b"z" * size).model)
 )
 
 
+class Later:
+    """An hour from now: what is stored now is older than a minute then."""
+
+    def now(self) -> float:
+        return time.time() + 3600.0
+
+    monotonic = staticmethod(time.monotonic)
+
+
 def run(program: str, *arguments: str | Path) -> str:
     command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
@@ -182,6 +240,112 @@ def test_a_push_killed_at_any_step_leaves_nothing_half_visible_and_the_next_one_
         sound(registry, store)
         assert {model.name for model in registry.models()} == {name for name, _ in results}
         assert len(registry.history(limit=10_000)) == 2 * len(results)
+
+
+@pytest.mark.slow
+def test_a_push_to_an_object_store_killed_at_any_step_leaves_nothing_that_gc_does_not_take(
+    url: str, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = object_store.new_bucket()
+    for name, value in {**object_store.environment, "ARTIFACTS": bucket}.items():
+        monkeypatch.setenv(name, value)
+    results = json.loads(run(KILLED, url, tmp_path))
+    killed = [name for name, status in results if status != 0]
+    assert len(killed) > 80
+    assert {status for _, status in results} == {9, 0}
+    store = BlobStore.open(bucket)
+    left = list(store.stored())
+    assert any(item.digest is None for item in left)  # uploads that did not end
+    for item in left:
+        if item.digest:
+            store.check(item.digest, item.size)
+    with closing(Registry.open(url, clock=Later())) as registry:
+        sound(registry, store)
+        assert len(registry.models()) < 4
+        assert json.loads(run(AGAIN, url, tmp_path, *killed)) == ["1.0.0"] * len(killed)
+        sound(registry, store)
+        assert {model.name for model in registry.models()} == {name for name, _ in results}
+        registry.collection.run(store, grace=60.0, who="ann", why="x")
+        sound(registry, store)
+        needed = {
+            digest
+            for model in registry.models()
+            for version in registry.versions(model.name)
+            for digest in references(store, version.model_digest)
+        }
+        assert {item.digest for item in store.stored()} == needed
+
+
+def prepared(server: PostgreSQL | None, folder: Path, older: bool) -> str:
+    """The URL of a database as nobody has used it, or as an ``older`` keelway left it."""
+    url = server.new_database() if server else f"sqlite:///{folder}/registry.db"
+    if older:
+        engine = at_revision(url, "0003")
+        with writing(engine) as connection:
+            connection.exec_driver_sql("INSERT INTO models VALUES ('old', 'old', 1, 'ann')")
+            connection.exec_driver_sql(
+                "INSERT INTO history (id, at, who, action, model, why) VALUES (1, 1, 'ann', 'push', 'old', 'x')"
+            )
+        engine.dispose()
+    return url
+
+
+def copy_of(url: str, server: PostgreSQL | None, folder: Path) -> str:
+    if server is None:
+        shutil.rmtree(folder / "copy", ignore_errors=True)
+        (folder / "copy").mkdir()
+        for path in folder.glob("registry.db*"):  # the log of what was written last among them
+            shutil.copy(path, folder / "copy")
+        return f"sqlite:///{folder}/copy/registry.db"
+    copy = server.new_database()
+    names = [sa.make_url(one).database for one in (copy, url)]
+    server.execute(f"DROP DATABASE {names[0]}")
+    server.execute(f"CREATE DATABASE {names[0]} TEMPLATE {names[1]}")
+    return copy
+
+
+def found_in(url: str) -> tuple[str | None, frozenset[str]]:
+    """The revision of a database, and its tables."""
+    engine = connect(url)
+    with engine.connect() as connection:
+        tables = frozenset(sa.inspect(connection).get_table_names())
+        known = "alembic_version" in tables
+        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if known else None
+    engine.dispose()
+    return revision, tables
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("older", [False, True], ids=["empty", "older"])
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_bringing_a_database_to_head_may_be_killed_at_any_step(
+    database: str, older: bool, request: pytest.FixtureRequest, clock: Clock, tmp_path: Path
+) -> None:
+    server = request.getfixturevalue("shared_postgresql") if database == "postgresql" else None
+    original = prepared(server, tmp_path, older)
+    before = found_in(original)
+    with subprocess.Popen(
+        [sys.executable, "-c", MIGRATING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as migrating:
+        assert migrating.stdin is not None
+        assert migrating.stdout is not None
+        status, after = 9, 0
+        while status == 9:
+            after += 1
+            url = copy_of(original, server, tmp_path)
+            print(url, after, file=migrating.stdin, flush=True)
+            status = int(migrating.stdout.readline())
+            there = found_in(url)
+            assert there == before or (there[0] == schema.HEAD and schema.metadata.tables.keys() < there[1])
+            with closing(Registry.open(url, clock=clock)) as registry:
+                assert registry.push("new", None, "sha256:" + "0" * 64, who="ann", why="x").version == "1.0.0"
+                assert registry.audit().entries == older + 2
+                assert [model.name for model in registry.models()] == ["new", *["old"] * older]
+            if server is not None:
+                server.execute(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
+        migrating.stdin.close()
+    assert status == 0
+    assert after > (20 if older else 40)
 
 
 @pytest.mark.parametrize("content", ["same", "different"])
