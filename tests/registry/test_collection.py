@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from threading import Barrier, Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.registry.conftest import POSTGRESQL
 
 from keelway.artifacts import blobs as blobs_module
 from keelway.artifacts.blobs import BlobStore
@@ -20,10 +22,14 @@ from keelway.contract.signature import Feature, ModelSignature
 from keelway.errors import FailedPrecondition, Unavailable
 from keelway.registry import collection
 from keelway.registry.collection import Collected
+from keelway.registry.database import STATEMENT_SECONDS
 from keelway.registry.models import ModelVersion
 from keelway.registry.references import references, require_stored
 from keelway.registry.store import Registry
 from keelway.types import TensorSpec
+
+if TYPE_CHECKING:
+    from tests.objectstore import ObjectStore
 
 DAY = 86400.0
 SIGNATURE = ModelSignature(
@@ -257,6 +263,40 @@ def test_a_distant_store_is_asked_about_several_files_at_once(
 
     monkeypatch.setattr(BlobStore, "exists", slow)
     require_stored(store, digest)
+
+
+@pytest.mark.slow
+@POSTGRESQL
+def test_hundreds_of_files_in_a_slow_store_are_asked_for_before_the_database_gives_up(
+    registry: Registry, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other they would take half a minute, and a silent transaction is ended after half of that."""
+    store = object_store.open()
+    filesystem: Any = store._filesystem
+    contents = [b"file %d" % number for number in range(500)]
+    entries = [FileEntry(f"{n}.bin", hashlib.sha256(data).hexdigest(), len(data)) for n, data in enumerate(contents)]
+    for entry, data in zip(entries, contents, strict=True):
+        filesystem.pipe_file(store._key(entry.sha256), data)
+    digest = put_manifest(store, Manifest(tuple(entries), SIGNATURE, "onnx"))
+    quick = filesystem.info
+
+    def slow(path: str) -> Any:
+        time.sleep(0.06)
+        return quick(path)
+
+    monkeypatch.setattr(filesystem, "info", slow)
+    assert 1.9 * STATEMENT_SECONDS < 500 * 0.06
+    filesystem.rm_file(store._key(entries[250].sha256))
+    with pytest.raises(FailedPrecondition, match="were removed"):
+        push(registry, store, digest)
+    assert registry.models() == ()
+    filesystem.pipe_file(store._key(entries[250].sha256), contents[250])
+    garbage = store.put_bytes(b"garbage").removeprefix("sha256:")
+    assert push(registry, store, digest).version == "1.0.0"
+    assert collect(registry, store).blobs == 1
+    assert there(store) == {entry.sha256 for entry in entries} | {digest.removeprefix("sha256:")}
+    assert garbage not in there(store)
+    assert registry.audit().findings == ()
 
 
 def test_a_push_that_puts_an_old_orphan_again_has_it_to_itself(
