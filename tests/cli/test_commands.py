@@ -76,8 +76,8 @@ NUMPY = ("numpy", "keelway.contract.baseline", "keelway.types")
 @pytest.mark.parametrize(
     ("command", "heavy"),
     [
-        (["models"], HEAVY + NUMPY),
-        (["models", "--json"], HEAVY + NUMPY),
+        (["models"], (*HEAVY, *NUMPY, "sqlalchemy")),
+        (["models", "--json"], (*HEAVY, *NUMPY, "sqlalchemy")),
         (["history"], HEAVY + NUMPY),
         (["history", "m", "--json"], HEAVY + NUMPY),
         (["history", "--verify"], HEAVY + NUMPY),

@@ -20,13 +20,14 @@ from keelway.clock import Clock
 from keelway.errors import FailedPrecondition, InvalidInput, Unavailable
 from keelway.registry import migration, schema
 from keelway.registry.database import connect, writing
+from keelway.registry.migrations import HEAD
 from keelway.registry.store import Registry
 
 DIGEST = "sha256:" + "0" * 64
 
 
 def test_the_newest_migration_is_the_one_the_code_expects() -> None:
-    assert ScriptDirectory(migration._FOLDER).get_current_head() == schema.HEAD
+    assert ScriptDirectory(migration._FOLDER).get_current_head() == HEAD
 
 
 def test_the_migrations_make_the_tables_the_code_queries(registry: Registry) -> None:
@@ -86,6 +87,7 @@ def test_opening_a_store_at_head_does_not_import_alembic(registry: Registry, url
 import sys
 from keelway.clock import SystemClock
 from keelway.registry.database import connect, writing
+from keelway.registry.migrations import HEAD
 from keelway.registry.store import Registry
 Registry.open(sys.argv[1], clock=SystemClock()).close()
 print("alembic" in sys.modules)

@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -329,23 +328,6 @@ def test_a_removed_alias_is_gone_and_told(registry: Registry) -> None:
 
 
 # Archiving
-
-
-def test_everything_is_listed_in_a_fixed_number_of_queries(registry: Registry) -> None:
-    assert registry.listing() == ()
-    for name in ("price", "churn", "empty-handed"):
-        for content, version in enumerate(("1.10.0", "1.9.0", "2.0.0-rc.1")):
-            push(registry, version, content, name)
-    registry.remove_alias("empty-handed", "champion", who="ann", why="x")
-    registry.set_alias("churn", "blue", "1.9.0", who="ann", why="x")
-    queries: list[str] = []
-    sa.event.listen(registry._engine, "before_cursor_execute", lambda *arguments: queries.append(arguments[2]))
-    listed = registry.listing()
-    assert len([query for query in queries if query.startswith("SELECT")]) == 3
-    assert [model.name for model in listed] == ["churn", "empty-handed", "price"]
-    for model in listed:
-        assert model.versions == registry.versions(model.name)
-        assert model.aliases == {alias.alias: alias.version for alias in registry.aliases(model.name)}
 
 
 def test_a_rollback_goes_back_one_step_and_never_to_what_was_just_left(registry: Registry) -> None:  # S4

@@ -20,6 +20,7 @@ from keelway.cli.options import (
     find_version,
     open_blobs,
     open_registry,
+    registry_file,
     registry_settings,
     whoami,
 )
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from keelway.artifacts.manifest import Manifest
     from keelway.cli.remote import Tls
     from keelway.config import Settings
+    from keelway.registry.listing import ModelListing
     from keelway.registry.models import HistoryEntry, ModelVersion, VersionSignature
     from keelway.registry.store import Registry
 
@@ -65,10 +67,9 @@ Examples:
 
 
 def models(store: StoreOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
-    registry = open_registry(registry_settings(config, store, None))
     listed: list[dict[str, Any]] = [
-        {"name": model.name, "versions": [version.version for version in model.versions], "aliases": model.aliases}
-        for model in registry.listing()
+        {"name": model.name, "versions": list(model.versions), "aliases": model.aliases}
+        for model in _listing(registry_settings(config, store, None))
     ]
     if json:
         print_json({"models": listed})
@@ -77,6 +78,14 @@ def models(store: StoreOption = None, config: ConfigOption = None, json: JsonOpt
     else:
         rows = [(m["name"], m["aliases"].get("champion"), len(m["versions"]), _others(m["aliases"])) for m in listed]
         print_table("", ("model", "champion", "versions", "other aliases"), rows)
+
+
+def _listing(settings: Settings) -> Sequence[ModelListing]:
+    from keelway.registry.listing import glance
+
+    file = registry_file(settings)
+    found = glance(file) if file else None
+    return open_registry(settings).listing() if found is None else found
 
 
 def show(
@@ -257,8 +266,8 @@ def _steps(registry: Registry, blobs: BlobStore, pipeline: Manifest) -> list[dic
 
     versions: dict[str, list[str]] = {}
     for model in registry.listing():
-        for version in model.versions:
-            versions.setdefault(version.model_digest, []).append(f"{version.model}@{version.version}")
+        for version, digest in model.versions.items():
+            versions.setdefault(digest, []).append(f"{model.name}@{version}")
     steps = []
     for step in pipeline.options["steps"]:
         member = read_manifest(blobs, step["model_digest"])

@@ -95,15 +95,21 @@ def with_consent(settings: Settings, types: Sequence[str] | None, digests: Seque
     return msgspec.structs.replace(settings, runtime=runtime)
 
 
+def registry_file(settings: Settings) -> Path | None:
+    """The file that the registry is, unless it is elsewhere."""
+    url, sqlite = settings.registry.store_url, "sqlite:///"
+    return Path(url.removeprefix(sqlite)) if url.startswith(sqlite) else None
+
+
 def open_registry(settings: Settings) -> Registry:
     """The registry; its folder is made when it is inside a folder that does not exist yet."""
     from keelway.clock import SystemClock
     from keelway.registry.store import Registry
 
-    url = settings.registry.store_url
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return Registry.open(url, clock=SystemClock())
+    file = registry_file(settings)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return Registry.open(settings.registry.store_url, clock=SystemClock())
 
 
 def open_blobs(settings: Settings) -> BlobStore:

@@ -7,7 +7,6 @@ imported where rows with a policy or a baseline are made: listings take longer t
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +17,7 @@ from keelway.contract.names import check_alias, check_name
 from keelway.contract.semver import Range, Version, is_range
 from keelway.errors import FailedPrecondition, NotFound
 from keelway.registry.history import to_seconds
-from keelway.registry.models import CHAMPION, ModelListing, ModelVersion, VersionSummary
+from keelway.registry.models import CHAMPION, ModelVersion, VersionSummary
 from keelway.registry.schema import aliases, models, policies, versions
 
 if TYPE_CHECKING:
@@ -39,22 +38,7 @@ def highest_first(rows: Iterable[VersionSummary]) -> list[VersionSummary]:
 
 def summaries(connection: sa.Connection, name: str) -> list[VersionSummary]:
     """Every version of a model, in no order; empty if there is no such model."""
-    return _summaries(connection, sa.select(*_SUMMARY).where(versions.c.model == name))
-
-
-def listing(connection: sa.Connection) -> tuple[ModelListing, ...]:
-    """Every model with its versions, the highest first, and its aliases."""
-    known: dict[str, list[VersionSummary]] = defaultdict(list)
-    for summary in _summaries(connection, sa.select(*_SUMMARY)):
-        known[summary.model].append(summary)
-    pointing: dict[str, dict[str, str]] = defaultdict(dict)
-    for model, alias, version in connection.execute(sa.select(aliases).order_by(aliases.c.alias)):
-        pointing[model][alias] = version
-    names = connection.execute(sa.select(models.c.name).order_by(models.c.name)).scalars()
-    return tuple(ModelListing(name, tuple(highest_first(known[name])), pointing[name]) for name in names)
-
-
-def _summaries(connection: sa.Connection, query: sa.Select[Any]) -> list[VersionSummary]:
+    query = sa.select(*_SUMMARY).where(versions.c.model == name)
     return [
         VersionSummary(model, version, digest, to_seconds(created_at), created_by, state)
         for model, version, digest, created_at, created_by, state in connection.execute(query)

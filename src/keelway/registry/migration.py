@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from keelway.errors import FailedPrecondition
 from keelway.registry.database import WAIT_SECONDS, reading, writing
-from keelway.registry.schema import HEAD
+from keelway.registry.migrations import HEAD
 
 _FOLDER: Final = Path(__file__).parent / "migrations"
 _PAUSE_SECONDS: Final = 0.02

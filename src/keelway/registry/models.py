@@ -44,14 +44,6 @@ class RegisteredModel(msgspec.Struct, frozen=True):
     created_by: str
 
 
-class ModelListing(msgspec.Struct, frozen=True):
-    """A model with all its versions, the highest by SemVer precedence first, and where its aliases point."""
-
-    name: str
-    versions: tuple[VersionSummary, ...]
-    aliases: dict[str, str]
-
-
 class VersionSummary(msgspec.Struct, frozen=True):
     """One version as listings show it. All of it is fixed when it is pushed, except ``state``.
 

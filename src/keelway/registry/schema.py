@@ -10,9 +10,6 @@ from typing import Final
 
 import sqlalchemy as sa
 
-#: The migration this code was written for; ``keelway.registry.migration`` brings a database there.
-HEAD: Final = "0006"
-
 metadata: Final = sa.MetaData()
 
 _JSON: Final = sa.JSON(none_as_null=True)

@@ -30,6 +30,7 @@ from keelway.registry.database import connect, reading, writing
 from keelway.registry.entering import check_same, enter_again, enter_model, enter_policy, enter_version, next_free
 from keelway.registry.history import Change, before, check_text, lock, newest, to_microseconds, to_seconds, token
 from keelway.registry.keys import ApiKeys
+from keelway.registry.listing import ModelListing, listing
 from keelway.registry.migration import bring_to_head
 from keelway.registry.models import (
     CHAMPION,
@@ -37,7 +38,6 @@ from keelway.registry.models import (
     Audit,
     CheckRecord,
     HistoryEntry,
-    ModelListing,
     ModelVersion,
     RegisteredModel,
     State,
@@ -105,7 +105,7 @@ class Registry:
     def listing(self) -> tuple[ModelListing, ...]:
         """All models by name, with all their versions and aliases, in as many queries for one as for ten thousand."""
         with reading(self._engine) as connection:
-            return lookup.listing(connection)
+            return listing(connection.exec_driver_sql)
 
     def versions(self, name: str) -> tuple[VersionSummary, ...]:
         """All versions of a model, archived ones too, the highest by SemVer precedence first."""
