@@ -36,7 +36,7 @@ def test_a_report_is_a_few_lines() -> None:
         "a scikit-learn model in a pickle: Pipeline(StandardScaler, RandomForestClassifier)",
         "kept as onnx: proved equal with float64 arithmetic",
         PROOF,
-        "one row takes 10 µs, 4,000 µs before (400.0 times faster), on one thread of this machine",
+        "one row takes 10 µs, 4,000 µs before (400.0 times as fast), on one thread of this machine",
         "not kept: float32: 7 labels differ",
         "warning: look here",
     ]

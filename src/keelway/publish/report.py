@@ -76,7 +76,7 @@ class ConversionReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def speedup(self) -> float | None:
-        """How many times faster one row is answered, if both were measured."""
+        """How many times as fast one row is answered, if both were measured."""
         if not self.micros_before or not self.micros_after:
             return None
         return self.micros_before / self.micros_after
@@ -123,10 +123,9 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     kept = f"{found.framework}'s own format" if found.format in ("boosters", "torch") else found.format
     lines = [what, f"kept as {kept}: {found.reason}", *_proof_lines(found)]
     if found.speedup is not None:
-        ratio = f"{found.speedup:,.1f} times {'faster' if found.speedup > 1 else 'as fast'}"
         lines.append(
-            f"one row takes {found.micros_after:,.0f} µs, {found.micros_before:,.0f} µs before ({ratio}), "
-            "on one thread of this machine"
+            f"one row takes {found.micros_after:,.0f} µs, {found.micros_before:,.0f} µs before "
+            f"({found.speedup:,.1f} times as fast), on one thread of this machine"
         )
     if found.format in ("onnx", "litert"):  # elsewhere the reason says it already
         lines += [f"not kept: {attempt.name}: {attempt.reason}" for attempt in found.attempts if attempt.reason]
