@@ -1,8 +1,8 @@
 """An ONNX file that is pushed: checked, its ZipMap outputs turned into tensors, stored with its external data.
 
 A model that keelway converts itself passes the same check. Nothing is optimised or rounded: what was exported is what
-is served. Large weights, which may be most of it, are read by ONNX Runtime alone. ``push.py`` and ``sklearn_file.py``
-call it.
+is served. Large weights, which may be most of it, are read only where the model is run. ``push.py``, ``network.py`` and
+``sklearn_file.py`` call it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def prepare_onnx(file: Path, sample: pd.DataFrame | None, workspace: Path, progr
     file = file.resolve()
     progress(f"checking {file.name}")
     as_it_is = InPlace.of(_files(file))
-    model = check_model(file)
+    light = _without_weights(file, workspace)
+    model = _checked(file, light)
     labels, probabilities = _without_zipmaps(model)
     _check_tensors(model)
     folder = workspace / "artifact"
@@ -66,7 +67,11 @@ def prepare_onnx(file: Path, sample: pd.DataFrame | None, workspace: Path, progr
     in_place = None if probabilities else as_it_is
     if in_place is None:
         _rewrite(as_it_is.files, folder)
-    runtime = OnnxRuntime(file if in_place else folder / MODEL, RuntimeOptions())
+        loaded = folder / MODEL
+    else:
+        loaded = light if sample is None else file
+    # A model that will not be run need not have its weights in memory.
+    runtime = OnnxRuntime(loaded, RuntimeOptions(share_weights=sample is None))
     try:
         signature = with_labels(signature_from_tensors(runtime.inputs, runtime.outputs), labels, probabilities)
         rows: Rows | None = None
@@ -102,11 +107,23 @@ def _files(file: Path) -> dict[str, Path]:
     return {**beside, MODEL: file}
 
 
-def check_model(file: Path) -> ModelProto:
-    """The model in ``file``, without external data and large weights, after every check that needs no runtime.
+def check_model(file: Path) -> None:
+    """Every check of the model in ``file`` that needs no runtime.
 
     Raises ``CorruptArtifact``, ``InvalidInput`` or ``PayloadTooLarge``; ``FailedPrecondition`` without ``onnx``.
     """
+    with TemporaryDirectory(prefix="keelway-check-") as folder:
+        _checked(file, _without_weights(file, Path(folder)))
+
+
+def _without_weights(file: Path, workspace: Path) -> Path:
+    """The model as it is, but that its large weights are a hole; ``file`` if they are external data, or small."""
+    light = workspace / "outline.onnx"
+    return file if confine(file, file.parent) or not outline(file, light, light.with_suffix(".weights")) else light
+
+
+def _checked(file: Path, light: Path) -> ModelProto:
+    """The model in ``file``, read from ``light``, which ``_without_weights`` has made; as ``check_model``."""
     try:
         import onnx
         from onnx.checker import ValidationError, check_model
@@ -120,12 +137,9 @@ def check_model(file: Path) -> ModelProto:
     if sum((file.parent / location).stat().st_size for location in external) > MAX_EXTERNAL_BYTES:
         raise PayloadTooLarge("the external data of the ONNX file is larger than 64 GiB", field="file")
     try:
-        with TemporaryDirectory(prefix="keelway-check-") as folder:
-            light = Path(folder) / MODEL
-            looked_at = str(light if not external and outline(file, light, light.with_suffix(".weights")) else file)
-            model = onnx.load(looked_at, load_external_data=False)
-            _check_domains(model)
-            check_model(looked_at)
+        model = onnx.load(str(light), load_external_data=False)
+        _check_domains(model)
+        check_model(str(light))
     except ValidationError as error:
         raise CorruptArtifact(
             f"this is no valid ONNX model: {_first_line(error)}", field="file", hint="export it again"
