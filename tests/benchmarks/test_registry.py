@@ -21,7 +21,8 @@ def test_storing_and_listing_are_measured_beside_the_plain_way(tmp_path: Path) -
     assert stored.plain > 0
     listed, whole, floor = registry.listing(tmp_path, 1_000)
     assert listed.ours < listed.plain
-    assert whole.cpu > floor.cpu > listed.ours
+    assert whole.cpu > listed.ours
+    assert floor.cpu > 0
 
 
 def test_memory_does_not_grow_with_the_file_that_is_stored(tmp_path: Path) -> None:  # S5
@@ -32,9 +33,9 @@ def test_memory_does_not_grow_with_the_file_that_is_stored(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_whole_push_is_measured_beside_a_copy_and_a_push_of_next_to_nothing(tmp_path: Path) -> None:  # S5
-    beside, inside, *others = pushing.measured(tmp_path, 2, rounds=1)
-    assert len(others) == 2
-    for found in (beside, inside, *others):
+    beside, inside, sampled, archived = pushing.measured(tmp_path, 8, rounds=1)
+    for found in (beside, inside, sampled, archived):
         assert found.ours.wall > found.copy
         assert "×   " in pushing.line(found)
-        assert found.ours.peak >= found.small.peak
+    for found in (beside, inside, archived):
+        assert found.ours.peak < found.small.peak + 100 * MIB  # of 128
