@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import psycopg
+import sqlalchemy as sa
 
 
 class PostgreSQL:
@@ -48,10 +49,10 @@ class PostgreSQL:
         with psycopg.connect(self._server.get_uri(database), autocommit=True) as connection:
             connection.execute(statement)
 
-    def new_database(self) -> str:
-        """The URL of an empty database, as ``registry.store`` takes it."""
+    def new_database(self, like: str | None = None) -> str:
+        """The URL of a database, as ``registry.store`` takes it: a copy of the one at the URL ``like``, else empty."""
         name = f"registry_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {sa.make_url(like).database}" if like else ""))
         return f"postgresql+psycopg://postgres@/{name}?host={self._folder / 'data'}"
 
     def kill(self) -> None:

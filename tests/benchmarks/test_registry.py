@@ -15,6 +15,7 @@ def test_a_name_is_resolved_faster_than_by_the_database(tmp_path: Path) -> None:
     assert "resolve a name" in registry.line(found)
 
 
+@pytest.mark.slow
 def test_storing_and_listing_are_measured_beside_the_plain_way(tmp_path: Path) -> None:
     stored = registry.storing(tmp_path, 8 * MIB)
     assert stored.ours > 0

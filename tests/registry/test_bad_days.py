@@ -298,11 +298,7 @@ def copy_of(url: str, server: PostgreSQL | None, folder: Path) -> str:
         for path in folder.glob("registry.db*"):  # the log of what was written last among them
             shutil.copy(path, folder / "copy")
         return f"sqlite:///{folder}/copy/registry.db"
-    copy = server.new_database()
-    names = [sa.make_url(one).database for one in (copy, url)]
-    server.execute(f"DROP DATABASE {names[0]}")
-    server.execute(f"CREATE DATABASE {names[0]} TEMPLATE {names[1]}")
-    return copy
+    return server.new_database(url)
 
 
 def found_in(url: str) -> tuple[str | None, frozenset[str]]:
