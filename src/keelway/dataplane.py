@@ -31,7 +31,6 @@ from keelway.errors import (
 from keelway.guard.anomaly import recorded_tags
 from keelway.guard.gate import Gate
 from keelway.guard.probing import client_of
-from keelway.guard.ratelimit import Charged, RateLimiter
 from keelway.guard.scopes import Denied, forbidden
 from keelway.guard.validation import is_atomic, without_refused
 from keelway.observe.metrics import ServingMetrics
@@ -94,8 +93,11 @@ class DataPlane:
                 raise self.denied(call.principal, call.peer, "predict", version.name)
             bound = version.binding.bind(request)
             self._mark(passage)
-            if self.gate.limiter is not None:
-                charged = self._charge(self.gate.limiter, passage, version, bound)
+            limiter = self.gate.limiter
+            if limiter is not None:
+                passage.charged = True
+                rows = (bound.rows or 1) + len(bound.row_errors)  # those that were sent, refused ones too
+                charged = limiter.charge(call.principal, call.peer, version.name, rows, call.deadline - started)
                 if not isinstance(charged, bytes):
                     return self._once_charged(charged, passage, version, request, bound)
                 passage.rate_limit = charged
@@ -139,12 +141,6 @@ class DataPlane:
     ) -> BoundRequest:
         passage.bound = passage.usual = None
         return version.validator.validate(bound, atomic=is_atomic(request), client=client_of(passage.call))
-
-    def _charge(self, limiter: RateLimiter, passage: Passage, version: ServedVersion, bound: BoundRequest) -> Charged:
-        """The cost is that of all the rows that were sent, refused ones too."""
-        passage.charged = True
-        call, rows = passage.call, (bound.rows or 1) + len(bound.row_errors)
-        return limiter.charge(call.principal, call.peer, version.name, rows, call.deadline - passage.started)
 
     def _once_charged(
         self,

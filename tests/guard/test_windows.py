@@ -67,6 +67,22 @@ def test_nobody_s_use_is_taken_for_less_than_it_is(steps: list[tuple[int, int, f
         assert len(windows) <= 4 * 3
 
 
+@settings(max_examples=100)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.floats(0, 8)), max_size=150),
+    st.integers(1, 8),
+    st.sampled_from([1, 3, 100]),
+)
+def test_one_is_taken_in_one_step_as_it_is_in_two(steps: list[tuple[int, float]], amount: int, most: int) -> None:
+    # W1: whoever comes in whatever crowd
+    windows, plain, now = Windows(10, most), Windows(10, most), 0.0
+    for caller, pause in steps:
+        now += pause
+        assert windows.take(f"c{caller}", now, amount + 1) == take(plain, f"c{caller}", 1, amount, now)
+        assert [windows.used(f"c{one}", now) for one in range(7)] == [plain.used(f"c{one}", now) for one in range(7)]
+        assert (windows.ends, len(windows)) == (plain.ends, len(plain))
+
+
 def test_a_crowd_of_addresses_neither_grows_the_memory_nor_resets_a_busy_one() -> None:
     # W1: 100,000 distinct addresses
     windows = Windows(60, 1000)

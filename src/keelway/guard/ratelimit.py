@@ -43,13 +43,11 @@ class _Counter(msgspec.Struct, frozen=True, eq=False):
 
 
 class _Plan(msgspec.Struct, frozen=True):
-    """What is done for requests to one model: its folded name, and the rules that are for it. ``only`` is the one rule
-    of most servers, if it was counted when the request entered."""
+    """What is done for requests to one model: its folded name, and the rules that are for it."""
 
     model: str
     late: Sequence[_Counter]
     early: Sequence[_Counter]
-    only: _Counter | None
 
 
 #: What is to be counted: of which rule, for whom, and how much.
@@ -93,6 +91,8 @@ class RateLimiter:
         #: Those whose subject the head tells, and of them those that count requests.
         self._of_heads = [counter for counter in counters if not counter.rule.needs_model]
         self._early = [] if store else [counter for counter in self._of_heads if not counter.counts_rows]
+        #: The one rule of most servers, if it is counted when a request enters.
+        self._only = self._early[0] if self._early and len(counters) == 1 else None
         self._plans: dict[str, _Plan] = {}
         self._now = clock.monotonic
         self._store = store
@@ -114,15 +114,12 @@ class RateLimiter:
                 refused = self._known(counter, counter.subject(principal, peer, ""), 1, now)
                 if refused is not None:
                     return refused
-        early = self._early
-        if len(early) == 1:  # as most have it
-            counter = early[0]
-            subject = counter.subject(principal, peer, "")
-            if counter.windows.used(subject, now) + 1 < counter.ceiling:
-                counter.windows.add(subject, 1)
+        if (only := self._only) is not None:
+            subject = only.subject(principal, peer, "")
+            if only.windows.take(subject, now, only.ceiling):
                 return None
-            return self._refused(counter, subject, 1, counter.windows.use(subject, now), now)
-        return self._taken([(counter, counter.subject(principal, peer, ""), 1) for counter in early], now)
+            return self._refused(only, subject, 1, only.windows.use(subject, now), now)
+        return self._taken([(counter, counter.subject(principal, peer, ""), 1) for counter in self._early], now)
 
     def pass_by(self, principal: Principal, peer: Peer) -> RateLimited | None:
         """As ``enter``, for a request that comes to no model."""
@@ -149,11 +146,12 @@ class RateLimiter:
         """Count the ``rows`` of a request that has entered, for ``model``; the store is waited for ``seconds`` at most.
         The field ``RateLimit`` of its answer, empty if no rule is for it. Raises ``RateLimited``, or ``Unavailable``
         if nobody can say."""
-        plan = self._plans.get(model) or self._plan(model)
         now = self._now()
-        if (only := plan.only) is not None:
-            remaining = only.ceiling - only.windows.used(only.subject(principal, peer, ""), now)
-            return only.field % (remaining - 1, only.windows.ends - now + 1)
+        if (only := self._only) is not None:
+            windows = only.windows
+            remaining = only.ceiling - windows.used(only.subject(principal, peer, ""), now)
+            return only.field % (remaining - 1, windows.ends - now + 1)
+        plan = self._plans.get(model) or self._plan(model)
         if self._store is not None and plan.late:
             wanted = [
                 (counter, counter.subject(principal, peer, plan.model), rows if counter.counts_rows else 1)
@@ -186,8 +184,7 @@ class RateLimiter:
             for counter in self._counters
             if counter not in self._early and (not counter.rule.model or counter.rule.model == model)
         ]
-        only = self._early[0] if len(self._early) == 1 and not late else None
-        plan = self._plans[name] = _Plan(model, late, self._early, only)
+        plan = self._plans[name] = _Plan(model, late, self._early)
         return plan
 
     async def close(self) -> None:

@@ -57,6 +57,23 @@ class Windows:
             before = self._before_crowd[hash(subject) & CROWD - 1]
         return used + before * (self.ends - now) / self._seconds
 
+    def take(self, subject: str, now: float, room: int) -> bool:
+        """Use one, unless that makes ``room`` or more. As ``used`` and ``add``, in one step where nobody shares a
+        counter."""
+        if now >= self.ends:
+            self._turn(now)
+        used = self._current.get(subject)
+        if used is None or self._before_crowd is not None:
+            if self.used(subject, now) + 1 >= room:
+                return False
+            self.add(subject, 1)
+            return True
+        before = self._before.get(subject)
+        if used + 1 + (before * (self.ends - now) / self._seconds if before else 0) >= room:
+            return False
+        self._current[subject] = used + 1
+        return True
+
     def add(self, subject: str, cost: int) -> None:
         """Use so much, right after ``used``."""
         current = self._current
