@@ -70,6 +70,7 @@ def test_a_request_that_waited_is_forgotten_without_the_collector(answer: str) -
             except KeelwayError as error:
                 error.__traceback__ = None  # as at the end of whoever has written the reply
         await line.assert_idle()
+        executor.submit(int).result()  # so that the thread has let go of what it ran before
         assert left() == 0
 
     logging.disable()  # what pytest keeps of the log keeps the frames of errors
