@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,7 @@ class PostgreSQL:
         return f"postgresql+psycopg://postgres@/{name}?host={self._folder / 'data'}"
 
     def kill(self) -> None:
-        for process in self._processes():
-            process.kill()
+        self._signal(signal.SIGKILL)
         psutil.wait_procs(self._processes(), timeout=20)
 
     def start(self) -> None:
@@ -73,7 +73,8 @@ class PostgreSQL:
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes():
-            process.send_signal(number)
+            with suppress(psutil.NoSuchProcess):  # one that served a connection which has just been closed
+                process.send_signal(number)
 
     def _processes(self) -> list[psutil.Process]:
         try:
