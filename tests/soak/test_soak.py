@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -34,21 +35,29 @@ def test_no_answer_is_wrong_or_missing_while_everything_goes_wrong(tmp_path: Pat
     assert done.stdout.endswith("passed\n")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What a shell starts in the background ignores interrupts, and so does whatever it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_soak_leaves_nothing_running() -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*COMMAND, "--seconds", "600"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        assert process.stdout is not None
-        wait_until(lambda: "0 s:" in process.stdout.readline(), "the load", 120)  # type: ignore[union-attr]
-        time.sleep(3)
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 5
-        process.send_signal(signal.SIGINT)
-        assert "interrupted" in process.communicate(timeout=60)[0]
-        assert process.returncode == 130
-        wait_until(lambda: all(gone(child.pid) for child in children), "its children to end")
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            wait_until(lambda: "0 s:" in process.stdout.readline(), "the load", 120)  # type: ignore[union-attr]
+            time.sleep(3)
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert len(children) >= 5
+            process.send_signal(signal.SIGINT)
+            assert "interrupted" in process.communicate(timeout=60)[0]
+            assert process.returncode == 130
+            wait_until(lambda: all(gone(child.pid) for child in children), "its children to end")
+        finally:
+            process.kill()
