@@ -11,9 +11,9 @@ VENV := .venv
 TORCH := 2.13.0
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-# Most tests wait for a process of their own: three go on at once, the tests of a file one after the other. To debug one:
+# Most tests wait for a process of their own: two go on at once, the tests of a file one after the other. To debug one:
 # make test ARGS="-n 0 --pdb tests/test_app.py". The slow ones load the whole machine by themselves.
-SPREAD := -n 3 --dist loadfile
+SPREAD := -n 2 --dist loadfile
 # Tests start hundreds of processes. Where Python may keep nothing that it has compiled, each compiles the libraries anew.
 unexport PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_DOWNLOADS := never
