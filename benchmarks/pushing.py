@@ -9,13 +9,11 @@ push of a model of two numbers, ``+`` what they add to its largest process. It w
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import sys
 import tarfile
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +24,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.commands import KEELWAY, Process, median, run
+from benchmarks.registry import copied
 
 MIB = 1024 * 1024
 ROUNDS = 3
@@ -62,15 +61,10 @@ def network(path: Path, layers: int, *, beside: bool) -> Path:
     return path
 
 
-def copied(source: Path, target: Path) -> float:
-    """Seconds of a copy of every file in ``source``, made by the system and forced to the disk."""
-    began = time.perf_counter()
+def all_copied(source: Path, target: Path) -> float:
+    """Seconds of a copy of every file in the folder ``source``."""
     target.mkdir()
-    for path in source.iterdir():
-        shutil.copyfile(path, target / path.name)
-        with (target / path.name).open("rb+") as file:
-            os.fsync(file.fileno())
-    took = time.perf_counter() - began
+    took = sum(copied(path, target / path.name) for path in source.iterdir())
     shutil.rmtree(target)
     return took
 
@@ -103,7 +97,9 @@ def measured(folder: Path, layers: int, rounds: int = ROUNDS) -> list[Pushed]:
         ("external data, and a sample", beside, ("--sample", str(sample))),
         ("an archive of both files", archive, ()),
     ):
-        pairs = [(push(file, *more), copied(file.parent, folder / "copy"), push(small, *more)) for _ in range(rounds)]
+        pairs = [
+            (push(file, *more), all_copied(file.parent, folder / "copy"), push(small, *more)) for _ in range(rounds)
+        ]
         ours, copies, next_to_nothing = zip(*pairs, strict=True)
         found.append(Pushed(what, median(ours), statistics.median(copies), median(next_to_nothing)))
     return found

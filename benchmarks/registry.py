@@ -75,6 +75,15 @@ def resolving(folder: Path) -> Measured:
     return Measured("resolve a name", ours, plain, "≤ 1 µs", ours <= RESOLVE)
 
 
+def copied(source: Path, target: Path) -> float:
+    """Seconds of a copy of a file, made by the system and forced to the disk."""
+    began = time.perf_counter()
+    shutil.copyfile(source, target)
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
+    return time.perf_counter() - began
+
+
 def storing(folder: Path, size: int) -> Measured:
     source = folder / "model.bin"
     with source.open("wb") as file:
@@ -84,11 +93,7 @@ def storing(folder: Path, size: int) -> Measured:
         os.fsync(file.fileno())
 
     def copy() -> float:
-        began = time.perf_counter()
-        shutil.copyfile(source, folder / "copy")  # the system copies, nothing comes into this process
-        with (folder / "copy").open("rb+") as target:
-            os.fsync(target.fileno())
-        took = time.perf_counter() - began
+        took = copied(source, folder / "copy")
         (folder / "copy").unlink()
         return took
 

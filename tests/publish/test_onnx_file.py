@@ -222,7 +222,7 @@ def test_external_data_called_as_the_model_will_be_is_refused(push: Push, tmp_pa
 
 
 @pytest.mark.parametrize("zipmap", [False, True])
-def test_large_weights_are_read_by_onnx_runtime_alone(
+def test_large_weights_are_not_read_to_check_a_model(
     push: Push, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipmap: bool
 ) -> None:
     """Of a model that is stored as it is; one that is rewritten is read, and answers as before."""
@@ -255,6 +255,16 @@ def test_large_weights_are_read_by_onnx_runtime_alone(
     assert prepared.report.size > weights.ByteSize()
     session = onnxruntime.InferenceSession(prepared.file("model.onnx"), providers=["CPUExecutionProvider"])
     assert session.run(None, {"x": np.ones((1, 2), np.float32)})[0].ravel() == pytest.approx([20_000.0])
+
+
+def test_weights_that_are_too_short_are_told_of_the_file_that_was_pushed(push: Push, tmp_path: Path) -> None:
+    weights = numpy_helper.from_array(np.full((2, 20_000), 0.5, np.float32), "weights")
+    weights.raw_data = weights.raw_data[:100_000]
+    nodes = [helper.make_node("MatMul", ["x", "weights"], ["y"])]
+    tensors: Tensors = {"y": (TensorProto.FLOAT, [1, 20_000])}
+    path = saved(tmp_path, nodes, {"x": (TensorProto.FLOAT, [1, 2])}, tensors, weights)
+    with pytest.raises(CorruptArtifact, match=r"cannot load mine\.onnx: .* weights .*size mismatch"):
+        push(path.rename(tmp_path / "mine.onnx"), None)
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "link.bin", "absent.bin"])

@@ -43,11 +43,10 @@ class _Counter(msgspec.Struct, frozen=True, eq=False):
 
 
 class _Plan(msgspec.Struct, frozen=True):
-    """What is done for requests to one model: its folded name, and the rules that are for it."""
+    """What is done for requests to one model: its folded name, and the rules for it that wait for the model."""
 
     model: str
     late: Sequence[_Counter]
-    early: Sequence[_Counter]
 
 
 #: What is to be counted: of which rule, for whom, and how much.
@@ -171,7 +170,7 @@ class RateLimiter:
                 least, tightest, room = remaining / ceiling, counter, remaining
         for windows, subject, cost in taken:
             windows.add(subject, cost)
-        for counter in plan.early:
+        for counter in self._early:
             remaining = counter.ceiling - counter.windows.used(counter.subject(principal, peer, ""), now)
             if remaining < least * counter.ceiling:
                 least, tightest, room = remaining / counter.ceiling, counter, remaining
@@ -184,7 +183,7 @@ class RateLimiter:
             for counter in self._counters
             if counter not in self._early and (not counter.rule.model or counter.rule.model == model)
         ]
-        plan = self._plans[name] = _Plan(model, late, self._early)
+        plan = self._plans[name] = _Plan(model, late)
         return plan
 
     async def close(self) -> None:

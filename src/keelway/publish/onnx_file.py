@@ -58,19 +58,15 @@ def prepare_onnx(file: Path, sample: pd.DataFrame | None, workspace: Path, progr
     file = file.resolve()
     progress(f"checking {file.name}")
     as_it_is = InPlace.of(_files(file))
-    light = _without_weights(file, workspace)
+    light = _outlined(file, workspace)
     model = _checked(file, light)
     labels, probabilities = _without_zipmaps(model)
     _check_tensors(model)
     folder = workspace / "artifact"
     folder.mkdir()
-    in_place = None if probabilities else as_it_is
-    if in_place is None:
-        _rewrite(as_it_is.files, folder)
-        loaded = folder / MODEL
-    else:
-        loaded = light if sample is None else file
+    kept = InPlace.of(_rewritten(as_it_is.files, folder)) if probabilities else as_it_is
     # A model that will not be run need not have its weights in memory.
+    loaded = light if sample is None and kept is as_it_is else kept.files[MODEL]
     runtime = OnnxRuntime(loaded, RuntimeOptions(share_weights=sample is None))
     try:
         signature = with_labels(signature_from_tensors(runtime.inputs, runtime.outputs), labels, probabilities)
@@ -87,14 +83,14 @@ def prepare_onnx(file: Path, sample: pd.DataFrame | None, workspace: Path, progr
         source="an ONNX model",
         reason="pushed as ONNX" + (", its maps of probabilities rewritten as tensors" if probabilities else ""),
         tolerance=0.0,
-        size=in_place.size if in_place else InPlace.of({path: folder / path for path in as_it_is.files}).size,
+        size=kept.size,
         framework=model.producer_name,
         versions={"opset" if not entry.domain else entry.domain: str(entry.version) for entry in model.opset_import},
         sample_rows=0 if rows is None else len(rows),
         micros_after=took,
     )
     baseline = None if sample is None else observe(sample, signature.features)
-    return Prepared(folder, signature, baseline, "onnx", {}, report, in_place=in_place)
+    return Prepared(folder, signature, baseline, "onnx", {}, report, in_place=kept)
 
 
 def _files(file: Path) -> dict[str, Path]:
@@ -113,17 +109,18 @@ def check_model(file: Path) -> None:
     Raises ``CorruptArtifact``, ``InvalidInput`` or ``PayloadTooLarge``; ``FailedPrecondition`` without ``onnx``.
     """
     with TemporaryDirectory(prefix="keelway-check-") as folder:
-        _checked(file, _without_weights(file, Path(folder)))
+        _checked(file, _outlined(file, Path(folder)))
 
 
-def _without_weights(file: Path, workspace: Path) -> Path:
+def _outlined(file: Path, workspace: Path) -> Path:
     """The model as it is, but that its large weights are a hole; ``file`` if they are external data, or small."""
-    light = workspace / "outline.onnx"
-    return file if confine(file, file.parent) or not outline(file, light, light.with_suffix(".weights")) else light
+    light = workspace / "outline" / file.name  # errors name it
+    light.parent.mkdir()
+    return file if confine(file, file.parent) or not outline(file, light, Path(f"{light}.weights")) else light
 
 
 def _checked(file: Path, light: Path) -> ModelProto:
-    """The model in ``file``, read from ``light``, which ``_without_weights`` has made; as ``check_model``."""
+    """The model in ``file``, read from ``light``, which ``_outlined`` has made; as ``check_model``."""
     try:
         import onnx
         from onnx.checker import ValidationError, check_model
@@ -227,7 +224,7 @@ def _free_name(graph: GraphProto, source: str, old: str) -> str:
     return old
 
 
-def _rewrite(files: Mapping[str, Path], folder: Path) -> None:
+def _rewritten(files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """The model without ZipMaps, and its external data, in ``folder``."""
     import onnx
 
@@ -237,6 +234,7 @@ def _rewrite(files: Mapping[str, Path], folder: Path) -> None:
     for path in files.keys() - {MODEL}:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(files[path], folder / path)
+    return {path: folder / path for path in files}
 
 
 def _tried(runtime: OnnxRuntime, signature: ModelSignature, rows: Rows | None) -> float | None:

@@ -18,7 +18,7 @@ import msgspec
 from keelway.contract.semver import Version
 from keelway.registry.migrations import HEAD
 
-#: How long the quick look waits for another's lock.
+#: How long a look at the file waits for another's lock; as in ``database.py``, which brings SQLAlchemy along.
 _WAIT_SECONDS: Final = 5.0
 
 
